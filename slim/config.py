@@ -1,0 +1,427 @@
+"""What a sweep file says, validated; nothing is looked up (no files, no network, no environment).
+
+`SweepConfig.load` is the one function here that opens a file, and only the sweep file itself.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from slim import precisions
+from slim.errors import ConfigError
+
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are refused, values are not coerced into another type, records do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelEntry(Section):
+    """A model of the sweep.
+
+    Attributes:
+        id: Hub id, local directory, GGUF file, or ``embedded``.
+        revision: Hub branch, tag or commit; None is the default branch.
+        trust_remote_code: run code that comes with the model; off unless the user asks for it.
+    """
+
+    id: Name
+    revision: Name | None = None
+    trust_remote_code: bool = False
+
+
+class PrecisionEntry(Section):
+    """A precision on an engine. In a sweep file also ``<precision>`` or ``<precision>@<engine>``.
+
+    Attributes:
+        precision: a name of `slim.precisions.CATALOGUE`.
+        engine: ``vllm`` or ``transformers``; None is the precision's preferred engine.
+    """
+
+    precision: Name
+    engine: Name | None = None
+
+    @model_validator(mode="after")
+    def _served(self) -> Self:
+        precisions.serve(self.precision, self.engine)
+        return self
+
+
+class QuantizeConfig(Section):
+    """How checkpoints are made. Defaults are SLiM-Eval's.
+
+    Attributes:
+        calibration: Hub data set of chats, ``python-docs`` (text installed with Python), or a local text file.
+        calibration_split: split of that data set.
+        samples: calibration samples.
+        max_tokens: tokens of a sample at most.
+        group_size: weights that share a scale, for grouped precisions.
+        damping: fraction of the mean diagonal added to GPTQ's Hessian.
+        ignore: layers left in 16 bit (names or ``re:`` patterns, as compressed-tensors has them).
+    """
+
+    calibration: Name = "HuggingFaceH4/ultrachat_200k"
+    calibration_split: Name = "train_sft"
+    samples: Positive = 512
+    max_tokens: Positive = 2048
+    group_size: Positive = 128
+    damping: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    ignore: tuple[Name, ...] = ("lm_head",)
+
+
+class TaskEntry(Section):
+    """A task of the harness, or a group of tasks. In a sweep file also just its name.
+
+    Attributes:
+        name: the harness's name, or one of the built-in offline tasks.
+        num_fewshot: examples in the prompt; None is the task's own default.
+        limit: items at most, the first ones; None is all (for a group: per task).
+    """
+
+    name: Name
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    limit: Positive | None = None
+
+
+class EvaluateConfig(Section):
+    """What accuracy is measured on.
+
+    Attributes:
+        tasks: tasks in order.
+        limit: items a task at most where the task names no limit of its own.
+        apply_chat_template: wrap prompts in the tokenizer's chat template.
+        system_prompt: system message, needs the chat template.
+        data_dir: local mirror of Hub data sets, laid out ``<organisation>/<name>``.
+        perplexity_text: text for ``fidelity/perplexity``: ``python-docs``, a local text file, or None to leave it out.
+        perplexity_tokens: tokens of it that are scored.
+        max_gen_tokens: new tokens at most where a task does not say.
+        batch_size: sequences a batch, for engines without continuous batching.
+    """
+
+    tasks: tuple[TaskEntry, ...] = (
+        TaskEntry(name="mmlu", num_fewshot=5),
+        TaskEntry(name="gsm8k", num_fewshot=5),
+        TaskEntry(name="hellaswag", num_fewshot=0),
+    )
+    limit: Positive | None = None
+    apply_chat_template: bool = False
+    system_prompt: str | None = None
+    data_dir: Name | None = None
+    perplexity_text: Name | None = "python-docs"
+    perplexity_tokens: Positive = 8192
+    max_gen_tokens: Positive = 256
+    batch_size: Positive = 16
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return tuple({"name": v} if isinstance(v, str) else v for v in value) if isinstance(value, list | tuple) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.tasks:
+            raise ValueError("tasks is empty; name at least one, or set `evaluate: null` to skip the stage")
+        names = [task.name for task in self.tasks]
+        if len(set(names)) != len(names):
+            raise ValueError(f"tasks names one twice: {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
+        if self.system_prompt is not None and not self.apply_chat_template:
+            raise ValueError("system_prompt needs apply_chat_template: true")
+        return self
+
+
+class WarmupConfig(Section):
+    """Requests that are run and thrown away before a measurement.
+
+    Attributes:
+        min_requests: at least these.
+        max_requests: at most these; reaching it unsettled is a validity flag.
+        tolerance: settled when the last five request times spread by less than this fraction of their mean.
+    """
+
+    min_requests: Positive = 10
+    max_requests: Positive = 50
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.02
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_requests < self.min_requests:
+            raise ValueError(f"max_requests ({self.max_requests}) is below min_requests ({self.min_requests})")
+        return self
+
+
+class EnergyConfig(Section):
+    """The energy pass, run where the device has a power reading.
+
+    Attributes:
+        min_duration_s: steady work at least this long.
+        idle_s: how long idle power is measured, with the engine loaded, just before.
+        interval_s: between power samples.
+    """
+
+    min_duration_s: Seconds = 30.0
+    idle_s: Seconds = 10.0
+    interval_s: Seconds = 0.1
+
+
+class ProfileConfig(Section):
+    """What efficiency is measured on: every configuration gets the same lengths.
+
+    Attributes:
+        input_tokens: tokens of each prompt.
+        output_tokens: tokens generated for each, end of sequence ignored.
+        requests: measured requests of the latency pass.
+        warmup: what runs before.
+        concurrency: concurrencies of the throughput pass, in order; it ends early when the rate stops growing.
+        requests_per_concurrency: requests at concurrency n: this many times n, at least.
+        amortized_batch8: also measure `latency/amortized_b8_ms`.
+        memory_interval_s: between memory samples.
+        energy: the energy pass; None leaves it out.
+    """
+
+    input_tokens: Positive = 256
+    output_tokens: Annotated[int, Field(ge=2)] = 256
+    requests: Positive = 50
+    warmup: WarmupConfig = WarmupConfig()
+    concurrency: tuple[Positive, ...] = (1, 8, 32, 64, 128, 256)
+    requests_per_concurrency: Positive = 4
+    amortized_batch8: bool = True
+    memory_interval_s: Seconds = 0.1
+    energy: EnergyConfig | None = EnergyConfig()
+
+    @field_validator("concurrency", mode="before")
+    @classmethod
+    def _list(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _increasing(self) -> Self:
+        if not self.concurrency:
+            raise ValueError("concurrency is empty; name at least one, such as [1]")
+        if list(self.concurrency) != sorted(set(self.concurrency)):
+            raise ValueError(f"concurrency must increase, got {list(self.concurrency)}")
+        return self
+
+
+class VllmOptions(Section):
+    """Options of the vLLM engine; part of a configuration's identity.
+
+    Attributes:
+        max_model_len: context, capped at the model's own.
+        gpu_memory_utilization: share of the GPU that weights and cache may take.
+        max_num_seqs: sequences in flight at most.
+        enforce_eager: no compilation and no CUDA graphs; starts faster, runs slower.
+        cpu_kv_cache_gib: cache on a CPU, which has no share to take it from.
+        tensor_parallel_size: GPUs that one model is spread over.
+    """
+
+    max_model_len: Positive = 8192
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    max_num_seqs: Positive = 256
+    enforce_eager: bool = False
+    cpu_kv_cache_gib: Annotated[float, Field(gt=0)] = 2.0
+    tensor_parallel_size: Positive = 1
+
+
+class TransformersOptions(Section):
+    """Options of the transformers engine; part of a configuration's identity.
+
+    Attributes:
+        max_model_len: context, capped at the model's own.
+        attention: attention implementation.
+    """
+
+    max_model_len: Positive = 8192
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+
+
+class EnginesConfig(Section):
+    """Options of each engine."""
+
+    vllm: VllmOptions = VllmOptions()
+    transformers: TransformersOptions = TransformersOptions()
+
+
+class InterpretersConfig(Section):
+    """Python interpreters of the workers; None is the one that runs the sweep.
+
+    Attributes:
+        quantize: needs llmcompressor or bitsandbytes.
+        measure: needs the engines and the harness.
+    """
+
+    quantize: Name | None = None
+    measure: Name | None = None
+
+
+class TimeoutsConfig(Section):
+    """Wall seconds after which a worker is stopped and its stage failed with reason ``timeout``."""
+
+    quantize_s: Seconds = 4 * 3600.0
+    profile_s: Seconds = 2 * 3600.0
+    evaluate_s: Seconds = 12 * 3600.0
+
+
+class SweepConfig(Section):
+    """A sweep: models x precisions, and how each is quantized, evaluated and profiled.
+
+    Attributes:
+        name: of the sweep.
+        experiment: MLflow experiment.
+        seed: of everything random.
+        models: each an entry or just its id.
+        precisions: each an entry, ``<precision>`` or ``<precision>@<engine>``.
+        quantize: how checkpoints are made.
+        evaluate: accuracy; None skips the stage.
+        profile: efficiency; None skips the stage.
+        engines: engine options.
+        repeats: times each configuration is profiled, interleaved.
+        on_failure: ``continue`` with the other configurations, or ``stop``.
+        interpreters: Python of the workers.
+        timeouts: of the workers.
+    """
+
+    name: Name = "sweep"
+    experiment: Name = "slim"
+    seed: Annotated[int, Field(ge=0)] = 42
+    models: tuple[ModelEntry, ...]
+    precisions: tuple[PrecisionEntry, ...]
+    quantize: QuantizeConfig = QuantizeConfig()
+    evaluate: EvaluateConfig | None = EvaluateConfig()
+    profile: ProfileConfig | None = ProfileConfig()
+    engines: EnginesConfig = EnginesConfig()
+    repeats: Positive = 1
+    on_failure: Literal["continue", "stop"] = "continue"
+    interpreters: InterpretersConfig = InterpretersConfig()
+    timeouts: TimeoutsConfig = TimeoutsConfig()
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _model_ids(cls, value: Any) -> Any:
+        return tuple({"id": v} if isinstance(v, str) else v for v in value) if isinstance(value, list | tuple) else value
+
+    @field_validator("precisions", mode="before")
+    @classmethod
+    def _precision_names(cls, value: Any) -> Any:
+        return tuple(parse_precision(v) if isinstance(v, str) else v for v in value) if isinstance(value, list | tuple) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.models:
+            raise ValueError("models is empty; name at least one")
+        if not self.precisions:
+            raise ValueError("precisions is empty; name at least one")
+        pairs = [precisions.serve(p.precision, p.engine) for p in self.precisions]
+        repeated = sorted({f"{p.name}@{e}" for p, e in pairs if pairs.count((p, e)) > 1})
+        if repeated:
+            raise ValueError(f"precisions names one twice: {', '.join(repeated)}")
+        entries = [(m.id, m.revision) for m in self.models]
+        if len(set(entries)) != len(entries):
+            raise ValueError(f"models names one twice: {', '.join(sorted({m for m, _ in entries if [i for i, _ in entries].count(m) > 1}))}")
+        if self.profile is not None:
+            need = self.profile.input_tokens + self.profile.output_tokens
+            for engine in {e for _, e in pairs}:
+                have = getattr(self.engines, engine).max_model_len
+                if need > have:
+                    raise ValueError(f"profile.input_tokens + profile.output_tokens is {need}, beyond engines.{engine}.max_model_len {have}")
+        return self
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], source: str = "sweep") -> Self:
+        """Return the sweep that ``values`` describe.
+
+        Args:
+            values: what a sweep file holds.
+            source: named in an error.
+
+        Raises:
+            ConfigError: one line that names the field, the value and what is allowed.
+        """
+        try:
+            return cls.model_validate(_tuples(dict(values)))
+        except ValidationError as error:
+            raise ConfigError(f"{source}: {_first_line(error)}") from None
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
+        """Read a sweep file.
+
+        Args:
+            path: YAML file.
+            overrides: values by dotted field (``profile.requests``) that replace the file's.
+
+        Raises:
+            ConfigError: no such file, not YAML, or not a sweep.
+        """
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"sweep file {str(path)!r} cannot be read: {error.strerror}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"sweep file {str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"sweep file {str(path)!r} must hold a mapping of fields, not {type(values).__name__}")
+        for field, value in (overrides or {}).items():
+            values = _replaced(values, field.split("."), value)
+        return cls.parse(values, source=str(path))
+
+
+def parse_precision(text: str) -> dict[str, str]:
+    """Return the entry that ``<precision>`` or ``<precision>@<engine>`` stands for."""
+    precision, at, engine = text.partition("@")
+    return {"precision": precision, "engine": engine} if at else {"precision": precision}
+
+
+def _replaced(values: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    head, *rest = path
+    if not rest:
+        return {**values, head: value}
+    inner = values.get(head)
+    return {**values, head: _replaced(inner if isinstance(inner, dict) else {}, rest, value)}
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples throughout, since records are frozen and validation is strict; whole numbers stay whole."""
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value
+
+
+def _first_line(error: ValidationError) -> str:
+    """The first problem as one line: field, what is wrong, what was given."""
+    problem = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in problem["loc"]) or "file"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        return f"{field}: unknown key; allowed: {', '.join(_allowed(problem['loc']))}"
+    if problem["type"] == "missing":
+        return f"{field}: missing"
+    given = "" if isinstance(problem["input"], dict) or problem["type"] == "value_error" else f", got {problem['input']!r}"
+    more = len(error.errors()) - 1
+    return f"{field}: {message}{given}" + (f" (and {more} more)" if more else "")
+
+
+def _allowed(location: tuple[int | str, ...]) -> list[str]:
+    """The keys of the section that holds ``location``."""
+    from typing import get_args
+
+    model: Any = SweepConfig
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        stack = [annotation]
+        while stack:
+            candidate = stack.pop()
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                model = candidate
+                break
+            stack.extend(get_args(candidate))
+    return sorted(model.model_fields)

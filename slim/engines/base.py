@@ -1,0 +1,179 @@
+"""What every engine offers. Times are `time.perf_counter` seconds, taken after the device is synchronized."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What to open.
+
+    Attributes:
+        engine: ``vllm`` or ``transformers`` (``fake`` in tests).
+        checkpoint: directory in Hugging Face layout.
+        dtype: torch dtype of what is not quantized.
+        options: the engine's section of the sweep file, as plain values (`slim.config.VllmOptions` and its siblings).
+        seed: of sampling.
+        trust_remote_code: run code that comes with the model.
+    """
+
+    engine: str
+    checkpoint: Path
+    dtype: Literal["bfloat16", "float16"]
+    options: dict[str, Any]
+    seed: int = 42
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What was opened.
+
+    Attributes:
+        engine: its name.
+        version: of the package.
+        device: ``cpu`` or ``cuda``.
+        max_model_len: context in tokens: prompt and output together.
+        vocab_size: token ids are below it.
+        weights_bytes: weights as loaded on the device.
+        kv_bytes_per_token: cache that one token takes; None when unknown.
+        kv_capacity_tokens: tokens that the cache holds; None when it is not bounded beforehand.
+        max_concurrency: sequences in flight at most; None when only memory bounds it.
+        start_s: from the engine's first import to ready.
+    """
+
+    engine: str
+    version: str
+    device: Literal["cpu", "cuda"]
+    max_model_len: int
+    vocab_size: int
+    weights_bytes: int
+    kv_bytes_per_token: int | None
+    kv_capacity_tokens: int | None
+    max_concurrency: int | None
+    start_s: float
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """A greedy generation.
+
+    Attributes:
+        prompt: token ids, at least one, each below the vocabulary's size.
+        max_tokens: new tokens at most.
+        ignore_eos: go on to ``max_tokens`` whatever is generated.
+        stop: texts that end the generation; the returned text is cut before the first one.
+        read_prefix_cache: let the engine reuse what it computed for an earlier prompt; off for measurements.
+    """
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    ignore_eos: bool = False
+    stop: tuple[str, ...] = ()
+    read_prefix_cache: bool = True
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The answer to a `GenerationRequest`.
+
+    Attributes:
+        tokens: generated ids, the end-of-sequence token included where one ended it.
+        text: decoded, special tokens skipped, cut before the stop text.
+        finish_reason: ``stop`` or ``length``.
+        submitted_s: when the request was handed over.
+        token_times_s: when each token was there; same length as ``tokens``.
+        cached_tokens: prompt tokens that came from the prefix cache.
+        preemptions: times the engine threw the request out of its cache.
+    """
+
+    tokens: tuple[int, ...]
+    text: str
+    finish_reason: Literal["stop", "length"]
+    submitted_s: float
+    token_times_s: tuple[float, ...]
+    cached_tokens: int = 0
+    preemptions: int = 0
+
+    @property
+    def ttft_s(self) -> float:
+        """Time to first token."""
+        return self.token_times_s[0] - self.submitted_s
+
+    @property
+    def e2e_s(self) -> float:
+        """Time to last token."""
+        return self.token_times_s[-1] - self.submitted_s
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Time per output token after the first; None for a single token."""
+        n = len(self.token_times_s)
+        return (self.token_times_s[-1] - self.token_times_s[0]) / (n - 1) if n > 1 else None
+
+    @property
+    def itl_s(self) -> tuple[float, ...]:
+        """Gaps between consecutive tokens."""
+        return tuple(b - a for a, b in zip(self.token_times_s, self.token_times_s[1:], strict=False))
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """How likely is ``continuation`` after ``context``?
+
+    Attributes:
+        context: token ids, at least one.
+        continuation: token ids, at least one; both together at most ``max_model_len``.
+    """
+
+    context: tuple[int, ...]
+    continuation: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Score:
+    """The answer to a `ScoreRequest`.
+
+    Attributes:
+        logprobs: natural log-probability of each continuation token.
+        greedy: whether each was the most likely token at its place.
+    """
+
+    logprobs: tuple[float, ...]
+    greedy: tuple[bool, ...]
+
+
+class Engine(Protocol):
+    """A loaded model. Not thread-safe. `close` frees the device; afterwards nothing else may be called."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What was opened."""
+
+    def generate(self, requests: Sequence[GenerationRequest], concurrency: int) -> list[Completion]:
+        """Run all requests, at most ``concurrency`` at a time, greedily; answers in the requests' order.
+
+        An engine with continuous batching hands over the next request when one ends; one without runs batches of
+        ``concurrency``, each request handed over when its batch starts.
+
+        Raises:
+            ValueError: an empty prompt, a token id beyond the vocabulary, more tokens than ``max_model_len``,
+                a concurrency below 1 or beyond ``max_concurrency``.
+            StageError: out of memory or a crash of the engine.
+        """
+
+    def score(self, requests: Sequence[ScoreRequest], batch_size: int) -> list[Score]:
+        """Log-probabilities of the continuations, in the requests' order.
+
+        Args:
+            requests: what to score.
+            batch_size: sequences a forward pass, for an engine without continuous batching.
+
+        Raises:
+            ValueError, StageError: as `generate`.
+        """
+
+    def close(self) -> None:
+        """Free the device. Calling it twice does nothing."""

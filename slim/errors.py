@@ -1,0 +1,67 @@
+"""What can go wrong, as a small tree of exceptions and a closed list of failure reasons.
+
+Foreign errors (CUDA, vLLM, the Hub, MLflow) are translated where they enter; everything above sees only these.
+"""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a stage failed; the value of the tag ``slim.failure``."""
+
+    OUT_OF_MEMORY = "out_of_memory"
+    UNSUPPORTED_SCHEME = "unsupported_scheme"
+    UNSUPPORTED_MODEL = "unsupported_model"
+    MISSING_PACKAGE = "missing_package"
+    MODEL_UNAVAILABLE = "model_unavailable"
+    DATA_UNAVAILABLE = "data_unavailable"
+    CHECKPOINT_MISMATCH = "checkpoint_mismatch"
+    ENGINE_START = "engine_start"
+    ENGINE_CRASH = "engine_crash"
+    EVALUATION = "evaluation"
+    TIMEOUT = "timeout"
+    KILLED = "killed"
+    INTERRUPTED = "interrupted"
+    DEPENDENCY = "dependency"
+    INTERNAL = "internal"
+
+
+class SlimError(Exception):
+    """Base of all errors that this library raises on purpose."""
+
+
+class UserError(SlimError):
+    """The caller asked for something that cannot be; one line that names what was wrong and what is allowed.
+
+    Entry points print it and exit with code 2; nothing has been written to the store when it is raised.
+    """
+
+
+class ConfigError(UserError):
+    """A sweep file or an option says something impossible."""
+
+
+class ModelError(UserError):
+    """A model reference leads nowhere, or to something that is not a causal language model."""
+
+
+class StoreError(SlimError):
+    """The tracking store cannot be reached, read or written."""
+
+
+class StoreConfigError(StoreError, UserError):
+    """The tracking store's address is wrong or its place cannot be written, found before any work is done."""
+
+
+class StageError(SlimError):
+    """A stage cannot give a result.
+
+    Args:
+        reason: one of the closed list, stored as the tag ``slim.failure``.
+        message: one line for a person.
+    """
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
