@@ -324,13 +324,17 @@ class SweepConfig(Section):
             raise ValueError(f"precisions names one twice: {', '.join(repeated)}")
         entries = [(m.id, m.revision) for m in self.models]
         if len(set(entries)) != len(entries):
-            raise ValueError(f"models names one twice: {', '.join(sorted({m for m, _ in entries if [i for i, _ in entries].count(m) > 1}))}")
+            raise ValueError(
+                f"models names one twice: {', '.join(sorted({m for m, _ in entries if [i for i, _ in entries].count(m) > 1}))}"
+            )
         if self.profile is not None:
             need = self.profile.input_tokens + self.profile.output_tokens
             for engine in {e for _, e in pairs}:
                 have = getattr(self.engines, engine).max_model_len
                 if need > have:
-                    raise ValueError(f"profile.input_tokens + profile.output_tokens is {need}, beyond engines.{engine}.max_model_len {have}")
+                    raise ValueError(
+                        f"profile.input_tokens + profile.output_tokens is {need}, beyond engines.{engine}.max_model_len {have}"
+                    )
         return self
 
     @classmethod

@@ -50,10 +50,28 @@ _UP, _DOWN, _NONE = Better.HIGHER, Better.LOWER, Better.NEITHER
 
 CATALOGUE: tuple[Metric, ...] = (
     # Accuracy. The narrower families stand before `accuracy/<task>`: the first match wins.
-    Metric("accuracy/mean", "fraction", _UP, "Unweighted mean of the accuracies of the sweep's tasks; absent unless all are there.", 4),
+    Metric(
+        "accuracy/mean",
+        "fraction",
+        _UP,
+        "Unweighted mean of the accuracies of the sweep's tasks; absent unless all are there.",
+        4,
+    ),
     Metric("accuracy/<task>_stderr", "fraction", _NONE, "Standard error of accuracy/<task>.", 4),
-    Metric("accuracy/<task>_strict", "fraction", _UP, "Exact match with the strict extraction, for tasks whose primary metric is the flexible one.", 4),
-    Metric("accuracy/<task>_acc", "fraction", _UP, "Accuracy without length normalisation, for tasks whose primary metric is acc_norm.", 4),
+    Metric(
+        "accuracy/<task>_strict",
+        "fraction",
+        _UP,
+        "Exact match with the strict extraction, for tasks whose primary metric is the flexible one.",
+        4,
+    ),
+    Metric(
+        "accuracy/<task>_acc",
+        "fraction",
+        _UP,
+        "Accuracy without length normalisation, for tasks whose primary metric is acc_norm.",
+        4,
+    ),
     Metric(
         "accuracy/<task>",
         "fraction",
@@ -62,28 +80,66 @@ CATALOGUE: tuple[Metric, ...] = (
         4,
     ),
     Metric("fidelity/kl_divergence_nats", "nats/token", _DOWN, "Mean KL(baseline || configuration) over the same text.", 5),
-    Metric("fidelity/kl_divergence_p99_nats", "nats/token", _DOWN, "99th percentile over tokens of KL(baseline || configuration).", 5),
+    Metric(
+        "fidelity/kl_divergence_p99_nats", "nats/token", _DOWN, "99th percentile over tokens of KL(baseline || configuration).", 5
+    ),
     Metric("fidelity/top1_agreement", "fraction", _UP, "Positions at which baseline and configuration prefer the same token.", 4),
-    Metric("fidelity/flip_rate", "fraction", _DOWN, "Items whose answer turned from right to wrong or back, against the baseline.", 4),
+    Metric(
+        "fidelity/flip_rate", "fraction", _DOWN, "Items whose answer turned from right to wrong or back, against the baseline.", 4
+    ),
     Metric("fidelity/mcnemar_p", "", _NONE, "p-value of the exact McNemar test over those items.", 4),
-    Metric("fidelity/perplexity", "", _DOWN, "exp of the mean negative log-likelihood per token of the built-in or named text.", 3),
-    Metric("fidelity/<task>_perplexity", "", _DOWN, "Word perplexity of a harness task that scores running text, such as wikitext.", 3),
+    Metric(
+        "fidelity/perplexity", "", _DOWN, "exp of the mean negative log-likelihood per token of the built-in or named text.", 3
+    ),
+    Metric(
+        "fidelity/<task>_perplexity",
+        "",
+        _DOWN,
+        "Word perplexity of a harness task that scores running text, such as wikitext.",
+        3,
+    ),
     Metric("latency/amortized_b8_ms", "ms", _DOWN, "Wall time of a batch of 8 divided by 8: what SLiM-Eval calls latency."),
     Metric("latency/ttft_<s>_ms", "ms", _DOWN, "Time to first token: request handed over to first token, concurrency 1."),
-    Metric("latency/tpot_<s>_ms", "ms", _DOWN, "Time per output token: (E2E - TTFT) / (output tokens - 1) per request, concurrency 1."),
-    Metric("latency/itl_<s>_ms", "ms", _DOWN, "Inter-token latency: gaps between consecutive tokens, pooled over requests, concurrency 1."),
+    Metric(
+        "latency/tpot_<s>_ms",
+        "ms",
+        _DOWN,
+        "Time per output token: (E2E - TTFT) / (output tokens - 1) per request, concurrency 1.",
+    ),
+    Metric(
+        "latency/itl_<s>_ms",
+        "ms",
+        _DOWN,
+        "Inter-token latency: gaps between consecutive tokens, pooled over requests, concurrency 1.",
+    ),
     Metric("latency/e2e_<s>_ms", "ms", _DOWN, "Request handed over to last token, concurrency 1."),
     Metric("throughput/output_tokens_per_s", "tok/s", _UP, "Output tokens over wall time at the best concurrency tried.", 1),
     Metric("throughput/total_tokens_per_s", "tok/s", _UP, "Prompt and output tokens over wall time at that concurrency.", 1),
     Metric("throughput/requests_per_s", "req/s", _UP, "Requests over wall time at that concurrency.", 3),
-    Metric("throughput/best_concurrency", "requests", _NONE, "The concurrency at which output tokens per second were highest.", 0),
+    Metric(
+        "throughput/best_concurrency", "requests", _NONE, "The concurrency at which output tokens per second were highest.", 0
+    ),
     Metric("throughput/output_tokens_per_s_c<n>", "tok/s", _UP, "Output tokens over wall time at concurrency n: the curve.", 1),
-    Metric("throughput/max_batch", "requests", _UP, "Largest batch that fits (transformers) or runs without preemption (vLLM).", 0),
+    Metric(
+        "throughput/max_batch", "requests", _UP, "Largest batch that fits (transformers) or runs without preemption (vLLM).", 0
+    ),
     Metric("memory/weights_mib", "MiB", _DOWN, "Weights as loaded on the device.", 1),
     Metric("memory/kv_capacity_tokens", "tokens", _UP, "Tokens that the KV cache holds.", 0),
-    Metric("memory/peak_mib", "MiB", _DOWN, "Peak device memory in use while measuring (NVML; the worker's resident set on a CPU).", 1),
+    Metric(
+        "memory/peak_mib",
+        "MiB",
+        _DOWN,
+        "Peak device memory in use while measuring (NVML; the worker's resident set on a CPU).",
+        1,
+    ),
     Metric("memory/mean_mib", "MiB", _DOWN, "Mean of the same.", 1),
-    Metric("memory/required_mib", "MiB", _DOWN, "Weights, peak activations and cache for the workload's tokens: what it needs, whatever was reserved.", 1),
+    Metric(
+        "memory/required_mib",
+        "MiB",
+        _DOWN,
+        "Weights, peak activations and cache for the workload's tokens: what it needs, whatever was reserved.",
+        1,
+    ),
     Metric("energy/gross_j_per_query", "J", _DOWN, "Device energy over the energy pass, per request."),
     Metric("energy/net_j_per_query", "J", _DOWN, "The same with idle power subtracted."),
     Metric("energy/net_j_per_output_token", "J/token", _DOWN, "Net energy per generated token.", 4),
@@ -95,14 +151,27 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("size/checkpoint_gb", "GB", _DOWN, "Weight files, in 1e9 bytes.", 3),
     Metric("size/parameters", "", _NONE, "Parameters of the original model, tied weights once.", 0),
     Metric("size/bits_per_weight", "bit", _DOWN, "Bits in the weight files over the original's parameters."),
-    Metric("quantize/duration_s", "s", _DOWN, "Wall time of making the checkpoint, from loading the weights to the written files.", 1),
+    Metric(
+        "quantize/duration_s", "s", _DOWN, "Wall time of making the checkpoint, from loading the weights to the written files.", 1
+    ),
     Metric("quantize/peak_mib", "MiB", _DOWN, "Peak memory while quantizing (NVML; the worker's resident set on a CPU).", 1),
     Metric("quantize/energy_j", "J", _DOWN, "Device energy of quantizing.", 1),
-    Metric("efficiency/mbu", "fraction", _UP, "Model bandwidth utilisation: bytes a decode step must read / step time / peak bandwidth.", 4),
+    Metric(
+        "efficiency/mbu",
+        "fraction",
+        _UP,
+        "Model bandwidth utilisation: bytes a decode step must read / step time / peak bandwidth.",
+        4,
+    ),
     Metric("impact/speedup", "", _NONE, "Baseline's mean E2E latency over the configuration's.", 3),
     Metric("impact/energy_reduction_pct", "%", _NONE, "Reduction of net energy per query against the baseline."),
     Metric("impact/size_reduction_pct", "%", _NONE, "Reduction of checkpoint size against the baseline."),
-    Metric("impact/<task>_drop_pct", "%", _NONE, "Relative change of the task's accuracy against the baseline; negative when accuracy fell."),
+    Metric(
+        "impact/<task>_drop_pct",
+        "%",
+        _NONE,
+        "Relative change of the task's accuracy against the baseline; negative when accuracy fell.",
+    ),
     Metric("validity/ok", "0/1", _UP, "1 when every check of the protocol held; reasons in the tag slim.validity.", 0),
     Metric("timing/engine_start_s", "s", _NONE, "Opening the engine, from the first import to ready.", 2),
     Metric("timing/work_s", "s", _NONE, "The stage's own work, without starts and imports.", 2),

@@ -47,10 +47,24 @@ CATALOGUE: dict[str, Precision] = {
     for p in (
         Precision("bf16", "none", 16, 16, "bfloat16", ("vllm", "transformers"), None, False, "original weights as bfloat16"),
         Precision("fp16", "none", 16, 16, "float16", ("vllm", "transformers"), None, False, "original weights as float16"),
-        Precision("gptq-int8", "gptq", 8, 8, "bfloat16", ("vllm",), "W8A8", False, "GPTQ, int8 weights per channel, int8 activations per token"),
-        Precision("gptq-int4", "gptq", 4, 16, "bfloat16", ("vllm",), "W4A16", True, "GPTQ, int4 weights in groups, 16-bit activations"),
+        Precision(
+            "gptq-int8",
+            "gptq",
+            8,
+            8,
+            "bfloat16",
+            ("vllm",),
+            "W8A8",
+            False,
+            "GPTQ, int8 weights per channel, int8 activations per token",
+        ),
+        Precision(
+            "gptq-int4", "gptq", 4, 16, "bfloat16", ("vllm",), "W4A16", True, "GPTQ, int4 weights in groups, 16-bit activations"
+        ),
         Precision("bnb-int8", "bitsandbytes", 8, 8, "bfloat16", ("transformers",), "int8", False, "bitsandbytes LLM.int8()"),
-        Precision("bnb-nf4", "bitsandbytes", 4, 16, "bfloat16", ("transformers",), "nf4", False, "bitsandbytes 4-bit NormalFloat"),
+        Precision(
+            "bnb-nf4", "bitsandbytes", 4, 16, "bfloat16", ("transformers",), "nf4", False, "bitsandbytes 4-bit NormalFloat"
+        ),
         Precision("bnb-fp4", "bitsandbytes", 4, 16, "bfloat16", ("transformers",), "fp4", False, "bitsandbytes 4-bit float"),
     )
 }
@@ -82,6 +96,8 @@ def serve(name: str, engine: str | None) -> tuple[Precision, EngineName]:
     for known in ENGINES:
         if engine == known:
             if known not in precision.engines:
-                raise ConfigError(f"engine {engine!r} does not serve precision {name!r}; it is served by: {', '.join(precision.engines)}")
+                raise ConfigError(
+                    f"engine {engine!r} does not serve precision {name!r}; it is served by: {', '.join(precision.engines)}"
+                )
             return precision, known
     raise ConfigError(f"unknown engine {engine!r}; allowed: {', '.join(ENGINES)}")
