@@ -1,0 +1,283 @@
+"""The device that is measured: NVIDIA GPUs through NVML, or the CPU. The one place that knows NVML.
+
+A quantity that a device cannot measure is None, never 0. Vendor errors are translated here, once.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, Self
+
+import psutil
+
+MIB = 1 << 20
+
+_THROTTLE_REASONS = {
+    0x0000000000000004: "sw_power_cap",
+    0x0000000000000008: "hw_slowdown",
+    0x0000000000000020: "sw_thermal_slowdown",
+    0x0000000000000040: "hw_thermal_slowdown",
+    0x0000000000000080: "hw_power_brake",
+}
+
+
+@dataclass(frozen=True)
+class DeviceState:
+    """What might disturb a measurement, read before and after it; a tuple holds one value a GPU.
+
+    Attributes:
+        temperature_c: of each GPU.
+        sm_clock_mhz, memory_clock_mhz: current clocks.
+        power_limit_w: enforced.
+        throttle: names of the reasons why a clock is held down now.
+        other_processes: compute processes on these GPUs that are not this worker or its children; None where that cannot be
+            told: no GPU, or a container whose process ids are not those that the driver reports.
+    """
+
+    temperature_c: tuple[int, ...] = ()
+    sm_clock_mhz: tuple[int, ...] = ()
+    memory_clock_mhz: tuple[int, ...] = ()
+    power_limit_w: tuple[float, ...] = ()
+    throttle: tuple[str, ...] = ()
+    other_processes: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+
+class Device(Protocol):
+    """What instruments read. Safe to call from a sampling thread."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+
+    def memory_used_bytes(self) -> int:
+        """Device memory in use: by everything on the GPUs, or resident in this process and its children on a CPU."""
+
+    def power_w(self) -> float | None:
+        """Present power, summed over the GPUs."""
+
+    def total_energy_j(self) -> float | None:
+        """Energy since the driver was loaded, summed over the GPUs; only differences mean something."""
+
+    def utilization_pct(self) -> float | None:
+        """Share of the last sampling period in which a kernel ran, mean over the GPUs."""
+
+    def state(self) -> DeviceState:
+        """What might disturb a measurement."""
+
+
+class CpuDevice:
+    """A machine without a GPU: memory is the resident set of this process and its children; power is unknown."""
+
+    name = "cpu"
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+
+    def memory_used_bytes(self) -> int:
+        """See `Device`."""
+        total = self._process.memory_info().rss
+        for child in self._process.children(recursive=True):
+            try:
+                total += child.memory_info().rss
+            except psutil.NoSuchProcess:
+                continue
+        return int(total)
+
+    def power_w(self) -> None:
+        """See `Device`: not measured."""
+
+    def total_energy_j(self) -> None:
+        """See `Device`: not measured."""
+
+    def utilization_pct(self) -> None:
+        """See `Device`: not measured."""
+
+    def state(self) -> DeviceState:
+        """See `Device`: nothing is known."""
+        return DeviceState()
+
+
+class NvmlDevice:
+    """The GPUs that this process sees, in CUDA's order by bus id (workers set ``CUDA_DEVICE_ORDER``)."""
+
+    def __init__(self, nvml: Any, handles: list[Any]) -> None:
+        self._nvml = nvml
+        self._handles = handles
+        self.name = str(nvml.nvmlDeviceGetName(handles[0]))
+
+    @classmethod
+    def open(cls, visible: str | None = None) -> Self | None:
+        """Return the visible GPUs, or None where there is no NVML, no driver or no visible GPU.
+
+        Args:
+            visible: value of ``CUDA_VISIBLE_DEVICES``: indices or UUIDs; None reads the environment.
+        """
+        try:
+            import pynvml as nvml
+
+            nvml.nvmlInit()
+        except Exception:  # noqa: BLE001 - a missing library, driver or permission all mean: no NVML here
+            return None
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") if visible is None else visible
+        handles = [_handle(nvml, entry) for entry in _entries(visible, nvml.nvmlDeviceGetCount())]
+        return cls(nvml, handles) if handles else None
+
+    def _read(self, function: str, *arguments: Any) -> list[Any] | None:
+        """One reading a GPU; None when the device does not offer it."""
+        try:
+            return [getattr(self._nvml, function)(handle, *arguments) for handle in self._handles]
+        except self._nvml.NVMLError:
+            return None
+
+    def memory_used_bytes(self) -> int:
+        """See `Device`."""
+        return sum(int(self._nvml.nvmlDeviceGetMemoryInfo(handle).used) for handle in self._handles)
+
+    def power_w(self) -> float | None:
+        """See `Device`."""
+        readings = self._read("nvmlDeviceGetPowerUsage")
+        return None if readings is None else sum(readings) / 1000
+
+    def total_energy_j(self) -> float | None:
+        """See `Device`."""
+        readings = self._read("nvmlDeviceGetTotalEnergyConsumption")
+        return None if readings is None else sum(readings) / 1000
+
+    def utilization_pct(self) -> float | None:
+        """See `Device`."""
+        readings = self._read("nvmlDeviceGetUtilizationRates")
+        return None if readings is None else sum(r.gpu for r in readings) / len(readings)
+
+    def state(self) -> DeviceState:
+        """See `Device`."""
+        nvml = self._nvml
+        masks = self._read("nvmlDeviceGetCurrentClocksThrottleReasons") or []
+        processes = self._read("nvmlDeviceGetComputeRunningProcesses") or []
+        own = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+        seen = {p.pid for gpu in processes for p in gpu}
+        renumbered = allocation() is not None and bool(seen) and not seen & own
+        return DeviceState(
+            temperature_c=tuple(self._read("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU) or ()),
+            sm_clock_mhz=tuple(self._read("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM) or ()),
+            memory_clock_mhz=tuple(self._read("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM) or ()),
+            power_limit_w=tuple(w / 1000 for w in self._read("nvmlDeviceGetEnforcedPowerLimit") or ()),
+            throttle=tuple(sorted({name for mask in masks for bit, name in _THROTTLE_REASONS.items() if mask & bit})),
+            other_processes=None if renumbered else len(seen - own),
+        )
+
+
+def _entries(visible: str | None, count: int) -> list[str]:
+    """The visible GPUs as CUDA reads them: everything after the first invalid entry is ignored."""
+    if visible is None:
+        return [str(i) for i in range(count)]
+    entries: list[str] = []
+    for entry in (e.strip() for e in visible.split(",")):
+        if not entry or (entry.lstrip("-").isdigit() and not 0 <= int(entry) < count):
+            break
+        entries.append(entry)
+    return entries
+
+
+def _handle(nvml: Any, entry: str) -> Any:
+    if entry.isdigit():
+        return nvml.nvmlDeviceGetHandleByIndex(int(entry))
+    for index in range(nvml.nvmlDeviceGetCount()):
+        # CUDA accepts any unambiguous beginning of a UUID.
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        if str(nvml.nvmlDeviceGetUUID(handle)).startswith(entry):
+            return handle
+    return nvml.nvmlDeviceGetHandleByUUID(entry)
+
+
+def open_device() -> Device:
+    """Return the GPUs that this process sees, else the CPU."""
+    return NvmlDevice.open() or CpuDevice()
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Bytes that this process's tensors take.
+
+    Attributes:
+        current: now.
+        peak: since `reset_peak_allocation`.
+    """
+
+    current: int
+    peak: int
+
+
+def allocation() -> Allocation | None:
+    """Return what torch's CUDA allocator of this process holds; None without torch or without a GPU."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    devices = range(torch.cuda.device_count())
+    return Allocation(
+        sum(torch.cuda.memory_allocated(i) for i in devices), sum(torch.cuda.max_memory_allocated(i) for i in devices)
+    )
+
+
+def reset_peak_allocation() -> None:
+    """Start a new peak for `allocation`."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        for i in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(i)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One reading: when (`time.perf_counter` seconds) and what."""
+
+    time_s: float
+    value: float
+
+
+class Sampler:
+    """Reads a quantity at a fixed interval in a thread of its own while its ``with`` block runs.
+
+    Args:
+        read: the reading; None means that the device does not offer it, and is not kept.
+        interval_s: between readings.
+        clock: monotonic seconds.
+
+    Attributes:
+        samples: what was read, the first at entry and the last at exit.
+    """
+
+    def __init__(
+        self, read: Callable[[], float | None], interval_s: float, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._read = read
+        self._interval_s = interval_s
+        self._clock = clock
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="slim-sampler", daemon=True)
+        self.samples: list[Sample] = []
+
+    def _sample(self) -> None:
+        value = self._read()
+        if value is not None:
+            self.samples.append(Sample(self._clock(), float(value)))
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval_s):
+            self._sample()
+
+    def __enter__(self) -> Self:
+        self._sample()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._sample()

@@ -1,0 +1,180 @@
+"""What the parent asks of a worker, and the spool in which results wait for the store.
+
+A result lies in the spool as ``<key>/`` with ``result.json``, ``artifacts/`` and, for a quantize stage, ``checkpoint/``. It is
+written aside and renamed, so it is complete or absent, and it stays until the store has it.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from slim.records import ModelSource, Stage, StageResult
+
+
+@dataclass(frozen=True)
+class StageOrder:
+    """One stage of a job.
+
+    Attributes:
+        stage: which.
+        key: the result's name in the spool.
+        config: the stage's section of the sweep file, as plain values.
+    """
+
+    stage: Stage
+    key: str
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Work for one worker process: fetch or convert a model, quantize it, or open an engine once and measure.
+
+    Attributes:
+        source: the original model.
+        precision: name of the precision.
+        seed: of everything random.
+        orders: ``()`` only makes the source available locally; else one ``quantize``, or any of ``profile`` and ``evaluate``.
+        engine: engine of a measuring job.
+        options: its options, as plain values.
+        checkpoint: directory to serve; None serves the original weights.
+        spool: where results go.
+    """
+
+    source: ModelSource
+    precision: str
+    seed: int
+    spool: Path
+    orders: tuple[StageOrder, ...] = ()
+    engine: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    checkpoint: Path | None = None
+
+    def write(self, path: Path) -> None:
+        """Write the job as JSON."""
+        path.write_text(json.dumps(asdict(self), default=str, indent=2), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The inverse of `write`."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        source = values.pop("source")
+        source["path"] = Path(source["path"]) if source["path"] else None
+        checkpoint = values.pop("checkpoint")
+        return cls(
+            **{
+                **values,
+                "source": ModelSource(**source),
+                "spool": Path(values["spool"]),
+                "orders": tuple(StageOrder(**order) for order in values["orders"]),
+                "checkpoint": Path(checkpoint) if checkpoint else None,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Spooled:
+    """A result that waits to be logged.
+
+    Attributes:
+        path: its directory.
+        result: what it says.
+    """
+
+    path: Path
+    result: StageResult
+
+    @property
+    def artifacts(self) -> Path:
+        """Files to log."""
+        return self.path / "artifacts"
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The checkpoint that came of it."""
+        return self.path / "checkpoint" if self.result.has_checkpoint else None
+
+
+class Spool:
+    """The directory of results.
+
+    Args:
+        root: made when absent.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def find(self, key: str) -> Spooled | None:
+        """Return the result of that key, None when there is none."""
+        path = self.root / key
+        try:
+            values = json.loads((path / "result.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return Spooled(path, StageResult.from_json(values))
+
+    def discard(self, key: str) -> None:
+        """Remove a result, once the store has it."""
+        shutil.rmtree(self.root / key, ignore_errors=True)
+
+    @contextmanager
+    def writing(self, key: str) -> Iterator["Draft"]:
+        """Yield a draft that becomes the result of ``key`` when the block ends with `Draft.finish` called; else it vanishes."""
+        path = Path(tempfile.mkdtemp(prefix=f".{key[:16]}-", dir=self.root))
+        draft = Draft(path)
+        draft.artifacts.mkdir()
+        try:
+            yield draft
+            if draft.result is not None:
+                (path / "result.json").write_text(json.dumps(draft.result.to_json()), encoding="utf-8")
+                self.discard(key)
+                path.rename(self.root / key)
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def sweep_drafts(self) -> None:
+        """Remove drafts of workers that were killed; only safe while no worker runs."""
+        for path in self.root.glob(".*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@dataclass
+class Draft:
+    """A result in the making.
+
+    Attributes:
+        path: its temporary directory.
+        result: set by `finish`.
+    """
+
+    path: Path
+    result: StageResult | None = None
+
+    @property
+    def artifacts(self) -> Path:
+        """For files to log."""
+        return self.path / "artifacts"
+
+    @property
+    def checkpoint(self) -> Path:
+        """For the checkpoint; made by whoever writes it."""
+        return self.path / "checkpoint"
+
+    def finish(self, result: StageResult) -> None:
+        """Say what came of it."""
+        self.result = result
+
+
+def new_job_dir(spool: Spool) -> Path:
+    """Return a fresh directory for a worker's job file, log and progress."""
+    jobs = spool.root / "jobs"
+    jobs.mkdir(exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=jobs))

@@ -1,0 +1,127 @@
+"""The passes over a loaded engine, one quantity each: warm-up, latency, throughput, batch of 8.
+
+Each returns raw values; `slim.profile.summary` derives the metrics.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from slim.config import WarmupConfig
+from slim.engines.base import Completion, Engine, GenerationRequest
+from slim.records import OnProgress, Progress
+from slim.stats import relative_spread
+
+STEADY_WINDOW = 5
+"""Request times that have to agree before a warm-up counts as settled."""
+
+GROWTH_TO_GO_ON = 1.02
+"""The throughput curve ends when a higher concurrency brings less than this factor."""
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """Requests that were thrown away.
+
+    Attributes:
+        e2e_s: time of each.
+        settled: whether the last ones agreed within the tolerance.
+    """
+
+    e2e_s: tuple[float, ...]
+    settled: bool
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Throughput at one concurrency.
+
+    Attributes:
+        concurrency: requests in flight at most.
+        wall_s: from handing over the first request to the last token.
+        requests, prompt_tokens, output_tokens: what was done in that time.
+        preemptions: times the engine threw a request out of its cache.
+    """
+
+    concurrency: int
+    wall_s: float
+    requests: int
+    prompt_tokens: int
+    output_tokens: int
+    preemptions: int
+
+    @property
+    def output_tokens_per_s(self) -> float:
+        """Generated tokens over wall time."""
+        return self.output_tokens / self.wall_s
+
+
+def warm_up(engine: Engine, requests: Sequence[GenerationRequest], config: WarmupConfig, on_progress: OnProgress) -> Warmup:
+    """Run requests one after another until their times have settled or the limit is reached."""
+    times: list[float] = []
+    for request in itertools.islice(itertools.cycle(requests), config.max_requests):
+        times.append(engine.generate([request], 1)[0].e2e_s)
+        on_progress(Progress("warm-up", len(times), None, "requests"))
+        if len(times) >= max(config.min_requests, STEADY_WINDOW) and relative_spread(times[-STEADY_WINDOW:]) < config.tolerance:
+            return Warmup(tuple(times), True)
+    return Warmup(tuple(times), False)
+
+
+def latency(engine: Engine, requests: Sequence[GenerationRequest], on_progress: OnProgress) -> list[Completion]:
+    """Run the requests one after another and return their answers with each token's time."""
+    done: list[Completion] = []
+    for request in requests:
+        done += engine.generate([request], 1)
+        on_progress(Progress("latency", len(done), len(requests), "requests"))
+    return done
+
+
+def amortized_batch(engine: Engine, requests: Sequence[GenerationRequest], clock: Clock) -> float:
+    """Return wall seconds of the batch over its size: what SLiM-Eval's code calls latency."""
+    start = clock()
+    engine.generate(requests, len(requests))
+    return (clock() - start) / len(requests)
+
+
+def measure_point(engine: Engine, requests: Sequence[GenerationRequest], concurrency: int) -> CurvePoint:
+    """Run the requests at one concurrency."""
+    done = engine.generate(requests, concurrency)
+    return CurvePoint(
+        concurrency=concurrency,
+        wall_s=max(c.token_times_s[-1] for c in done) - min(c.submitted_s for c in done),
+        requests=len(done),
+        prompt_tokens=sum(len(r.prompt) for r in requests),
+        output_tokens=sum(len(c.tokens) for c in done),
+        preemptions=sum(c.preemptions for c in done),
+    )
+
+
+def throughput(
+    engine: Engine,
+    requests: Sequence[GenerationRequest],
+    concurrency: Sequence[int],
+    per_concurrency: int,
+    on_progress: OnProgress,
+) -> list[CurvePoint]:
+    """Return the concurrency curve, ended when it stops growing or at what the engine takes.
+
+    Args:
+        engine: a warm engine.
+        requests: at least ``max(concurrency) * per_concurrency`` different ones.
+        concurrency: to try, increasing.
+        per_concurrency: each point runs this many requests a place in flight.
+        on_progress: called before each point.
+    """
+    limit = engine.info.max_concurrency
+    levels = [n for n in concurrency if limit is None or n <= limit]
+    curve: list[CurvePoint] = []
+    fresh: Iterator[GenerationRequest] = itertools.cycle(requests)
+    for index, level in enumerate(levels):
+        on_progress(Progress("throughput", index, len(levels), "concurrencies"))
+        curve.append(measure_point(engine, list(itertools.islice(fresh, level * per_concurrency)), level))
+        if len(curve) > 1 and curve[-1].output_tokens_per_s < GROWTH_TO_GO_ON * curve[-2].output_tokens_per_s:
+            break
+    on_progress(Progress("throughput", len(levels), len(levels), "concurrencies"))
+    return curve

@@ -1,0 +1,109 @@
+"""Metrics and validity of a profile, derived from its raw records. Pure functions."""
+
+from collections.abc import Sequence
+
+from slim import stats
+from slim.device import MIB, DeviceState, Sample
+from slim.engines.base import Completion, EngineInfo
+from slim.profile.energy import EnergyPass
+from slim.profile.passes import CurvePoint, Warmup
+
+MIN_ENERGY_S = 30.0
+MAX_COUNTER_DEVIATION = 0.05
+
+
+def latency_metrics(done: Sequence[Completion]) -> dict[str, float]:
+    """TTFT, TPOT, ITL and E2E in ms with percentiles, and 95 % intervals of the means over requests.
+
+    Gaps between tokens of one request are not independent, so ITL has no interval.
+    """
+    samples = {
+        "ttft": [c.ttft_s for c in done],
+        "tpot": [c.tpot_s for c in done if c.tpot_s is not None],
+        "itl": [gap for c in done for gap in c.itl_s],
+        "e2e": [c.e2e_s for c in done],
+    }
+    metrics: dict[str, float] = {}
+    for name, values in samples.items():
+        if not values:
+            continue
+        summary = stats.summarize(values)
+        for statistic in ("mean", "p50", "p95", "p99"):
+            metrics[f"latency/{name}_{statistic}_ms"] = 1e3 * getattr(summary, statistic)
+        interval = None if name == "itl" else stats.mean_interval(values)
+        if interval:
+            metrics[f"latency/{name}_mean_ms_ci_low"] = 1e3 * interval.low
+            metrics[f"latency/{name}_mean_ms_ci_high"] = 1e3 * interval.high
+    return metrics
+
+
+def throughput_metrics(curve: Sequence[CurvePoint]) -> dict[str, float]:
+    """The best point of the curve, and each point's output rate."""
+    best = max(curve, key=lambda point: point.output_tokens_per_s)
+    return {
+        "throughput/output_tokens_per_s": best.output_tokens_per_s,
+        "throughput/total_tokens_per_s": (best.prompt_tokens + best.output_tokens) / best.wall_s,
+        "throughput/requests_per_s": best.requests / best.wall_s,
+        "throughput/best_concurrency": best.concurrency,
+        **{f"throughput/output_tokens_per_s_c{point.concurrency}": point.output_tokens_per_s for point in curve},
+    }
+
+
+def memory_metrics(info: EngineInfo, samples: Sequence[Sample], growth_bytes: int, tokens: int) -> dict[str, float]:
+    """Memory in MiB, split.
+
+    Args:
+        info: of the engine.
+        samples: device memory in use over the passes, bytes.
+        growth_bytes: peak of the concurrency-1 pass less what was held before it: activations, and the cache where the engine
+            does not reserve it beforehand.
+        tokens: prompt and output tokens of one request of the workload.
+    """
+    used = [s.value for s in samples]
+    metrics = {
+        "memory/weights_mib": info.weights_bytes / MIB,
+        "memory/peak_mib": max(used) / MIB,
+        "memory/mean_mib": sum(used) / len(used) / MIB,
+    }
+    if info.kv_capacity_tokens is not None:
+        metrics["memory/kv_capacity_tokens"] = info.kv_capacity_tokens
+        if info.kv_bytes_per_token is not None:
+            metrics["memory/required_mib"] = (info.weights_bytes + growth_bytes + tokens * info.kv_bytes_per_token) / MIB
+    else:
+        metrics["memory/required_mib"] = (info.weights_bytes + growth_bytes) / MIB
+    return metrics
+
+
+def energy_metrics(energy: EnergyPass) -> dict[str, float]:
+    """Energy per request and token, net and gross, and the cross-check of counter and samples."""
+    metrics = {
+        "energy/gross_j_per_query": energy.gross_j / energy.requests,
+        "energy/net_j_per_query": energy.net_j / energy.requests,
+        "energy/net_j_per_output_token": energy.net_j / energy.output_tokens,
+        "energy/net_kwh": energy.net_j / 3.6e6,
+        "energy/idle_w": energy.idle_w,
+        "energy/mean_power_w": energy.gross_j / energy.wall_s,
+    }
+    if energy.counter_j:
+        metrics["energy/counter_ratio"] = energy.sampled_j / energy.counter_j
+    if energy.utilization:
+        metrics["gpu/utilization_mean_pct"] = sum(s.value for s in energy.utilization) / len(energy.utilization)
+    return metrics
+
+
+def validity(warmup: Warmup, energy: EnergyPass | None, before: DeviceState, after: DeviceState) -> list[str]:
+    """The checks of the protocol that did not hold, as short reasons; empty when all did."""
+    reasons = []
+    if not warmup.settled:
+        reasons.append("warmup_unsettled")
+    if energy is not None:
+        if energy.wall_s < MIN_ENERGY_S:
+            reasons.append("energy_pass_short")
+        if energy.counter_j and abs(energy.sampled_j / energy.counter_j - 1) > MAX_COUNTER_DEVIATION:
+            reasons.append("energy_counter_disagrees")
+    throttle = {*before.throttle, *after.throttle, *(energy.throttle if energy else ())}
+    if throttle:
+        reasons.append("clocks_throttled:" + "+".join(sorted(throttle)))
+    if max(before.other_processes or 0, after.other_processes or 0) > 0:
+        reasons.append("gpu_shared")
+    return reasons

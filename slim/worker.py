@@ -1,0 +1,327 @@
+"""A stage in its own process: ``python -m slim.worker <job directory>``.
+
+The directory holds ``job.json``; the worker writes ``progress.jsonl`` beside it and results into the spool. Its memory, CUDA
+context and crashes go with it. The exit status is 0 when every stage has a result, whether it finished or failed.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slim import checkpoint as checkpoints
+from slim import metrics, models, precisions, text
+from slim.config import EvaluateConfig, ProfileConfig, QuantizeConfig
+from slim.device import MIB, Device, Sampler, open_device
+from slim.engines import Engine, EngineSpec, open_engine
+from slim.errors import ConfigError, ModelError, Reason, StageError, UserError
+from slim.jobs import Draft, Job, Spool, StageOrder
+from slim.records import Checkpoint, Failure, OnProgress, Progress, Stage, StageResult
+from slim.stats import integrate
+
+LOG_TAIL_LINES = 40
+_PROGRESS_INTERVAL_S = 0.2
+
+
+class ProgressFile:
+    """Appends progress as JSON lines, a few a second at most.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._last_s = 0.0
+        self._step = ""
+        self.stage = ""
+
+    def enter(self, stage: Stage | str) -> None:
+        """The stage that is now worked on; its time limit starts here."""
+        self.stage = stage
+        self._write(Progress("start", 0, None))
+
+    def __call__(self, progress: Progress) -> None:
+        """Report progress of the stage."""
+        now = time.monotonic()
+        if progress.step == self._step and progress.done != progress.total and now - self._last_s < _PROGRESS_INTERVAL_S:
+            return
+        self._last_s, self._step = now, progress.step
+        self._write(progress)
+
+    def _write(self, progress: Progress) -> None:
+        line = {"stage": self.stage, **progress.__dict__}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def failure_of(error: BaseException, stage: Stage | None) -> Failure:
+    """Translate what a stage raised into a typed failure."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    match error:
+        case StageError():
+            reason = error.reason
+        case ModelError():
+            reason = Reason.MODEL_UNAVAILABLE
+        case ConfigError() | UserError():
+            reason = Reason.EVALUATION if stage == "evaluate" else Reason.UNSUPPORTED_SCHEME
+        case MemoryError():
+            reason = Reason.OUT_OF_MEMORY
+        case ModuleNotFoundError():
+            reason = Reason.MISSING_PACKAGE
+        case _ if type(error).__name__ == "OutOfMemoryError":
+            reason = Reason.OUT_OF_MEMORY
+        case _:
+            reason, message = Reason.INTERNAL, f"{type(error).__name__}: {message}"
+    return Failure(reason, message[:500])
+
+
+@dataclass
+class Work:
+    """What a stage may use.
+
+    Attributes:
+        job: the job.
+        source: local directory of the original model.
+        device: what memory and energy are read from.
+        on_progress: where progress goes.
+        engine: open engine, for measuring stages.
+        served: the checkpoint it serves.
+    """
+
+    job: Job
+    source: Path
+    device: Device
+    on_progress: OnProgress
+    engine: Engine | None = None
+    served: Checkpoint | None = None
+
+    def opened(self) -> tuple[Engine, Checkpoint]:
+        """The engine and what it serves."""
+        assert self.engine is not None and self.served is not None
+        return self.engine, self.served
+
+
+def run_quantize(work: Work, order: StageOrder, draft: Draft) -> StageResult:
+    """Make the checkpoint."""
+    from slim.quantize import quantize
+
+    device = work.device
+    energy_start_j = device.total_energy_j()
+    start = time.perf_counter()
+    with Sampler(device.memory_used_bytes, 0.1) as memory, Sampler(device.power_w, 0.1) as power:
+        made = quantize(
+            work.source,
+            precisions.get(work.job.precision),
+            QuantizeConfig.model_validate(order.config, strict=False),
+            draft.checkpoint,
+            key=order.key,
+            seed=work.job.seed,
+            trust_remote_code=work.job.source.trust_remote_code,
+            on_progress=work.on_progress,
+        )
+    measured = {
+        "quantize/duration_s": time.perf_counter() - start,
+        "quantize/peak_mib": max(s.value for s in memory.samples) / MIB,
+    }
+    energy_end_j = device.total_energy_j()
+    if energy_start_j is not None and energy_end_j is not None:
+        measured["quantize/energy_j"] = energy_end_j - energy_start_j
+    elif power.samples:
+        measured["quantize/energy_j"] = integrate([s.time_s for s in power.samples], [s.value for s in power.samples])
+    return StageResult(
+        "quantize", order.key, {**measured, **sizes(made.checkpoint)}, made.params, {}, made.datasets, has_checkpoint=True
+    )
+
+
+def run_profile(work: Work, order: StageOrder, draft: Draft) -> StageResult:
+    """Measure efficiency."""
+    from transformers import AutoTokenizer
+
+    from slim.profile import profile
+
+    engine, served = work.opened()
+    tokenizer = AutoTokenizer.from_pretrained(served.path, trust_remote_code=work.job.source.trust_remote_code)
+    tokens = tokenizer(text.python_docs(), add_special_tokens=False)["input_ids"]
+    found = profile(
+        engine,
+        tokens,
+        ProfileConfig.model_validate(order.config, strict=False),
+        draft.artifacts,
+        seed=work.job.seed,
+        device=work.device,
+        on_progress=work.on_progress,
+    )
+    return StageResult("profile", order.key, {**found.metrics, **sizes(served)}, found.params, found.tags, found.datasets)
+
+
+def run_evaluate(work: Work, order: StageOrder, draft: Draft) -> StageResult:
+    """Measure accuracy."""
+    from slim.evaluate import evaluate
+
+    engine, served = work.opened()
+    found = evaluate(
+        engine,
+        served.path,
+        EvaluateConfig.model_validate(order.config, strict=False),
+        draft.artifacts,
+        seed=work.job.seed,
+        trust_remote_code=work.job.source.trust_remote_code,
+        on_progress=work.on_progress,
+    )
+    return StageResult("evaluate", order.key, {**found.metrics, **sizes(served)}, found.params, found.tags, found.datasets)
+
+
+RUNNERS: dict[Stage, Callable[[Work, StageOrder, Draft], StageResult]] = {
+    "quantize": run_quantize,
+    "profile": run_profile,
+    "evaluate": run_evaluate,
+}
+
+
+def sizes(checkpoint: Checkpoint) -> dict[str, float]:
+    """The size metrics of a checkpoint."""
+    return {
+        "size/checkpoint_gb": checkpoint.weight_bytes / 1e9,
+        "size/parameters": checkpoint.parameters,
+        "size/bits_per_weight": checkpoint.bits_per_weight,
+    }
+
+
+def run_job(job: Job, job_dir: Path) -> None:
+    """Do all of a job's orders; each leaves a result in the spool, finished or failed."""
+    progress = ProgressFile(job_dir / "progress.jsonl")
+    spool = Spool(job.spool)
+    progress.enter(job.orders[0].stage if job.orders else "prepare")
+    pending = list(job.orders)
+    opening: dict[str, float] = {}
+    work: Work | None = None
+    try:
+        work = Work(job, models.materialize(job.source, progress), open_device(), progress)
+        if job.engine is not None:
+            start = time.perf_counter()
+            progress(Progress("engine start", 0, None))
+            work.served = (
+                checkpoints.load(job.checkpoint, verify=False)
+                if job.checkpoint
+                else checkpoints.original(work.source, job.source.fingerprint)
+            )
+            work.engine = open_engine(_spec(job, work.served))
+            opening["timing/engine_start_s"] = time.perf_counter() - start
+        while pending:
+            order = pending.pop(0)
+            progress.enter(order.stage)
+            result = _run_order(work, order, spool, job_dir, opening)
+            opening = {}
+            if result.failure is not None and result.failure.reason is Reason.ENGINE_CRASH:
+                raise StageError(Reason.ENGINE_CRASH, result.failure.message)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it becomes the typed failure of what was still to do
+        traceback.print_exc()
+        if not job.orders:
+            raise
+        for order in pending:
+            now = time.time()
+            failed = StageResult(
+                order.stage, order.key, failure=failure_of(error, order.stage), started_unix_s=now, ended_unix_s=now
+            )
+            with spool.writing(order.key) as draft:
+                _finish(draft, failed, job_dir)
+    finally:
+        if work is not None and work.engine is not None:
+            with contextlib.suppress(Exception):
+                work.engine.close()
+
+
+def _spec(job: Job, served: Checkpoint) -> EngineSpec:
+    assert job.engine is not None
+    return EngineSpec(
+        job.engine, served.path, precisions.get(job.precision).dtype, job.options, job.seed, job.source.trust_remote_code
+    )
+
+
+def _run_order(work: Work, order: StageOrder, spool: Spool, job_dir: Path, opening: dict[str, float]) -> StageResult:
+    """Run one stage and leave its result in the spool.
+
+    Args:
+        work: what it may use.
+        order: which.
+        spool: where the result goes.
+        job_dir: holds the worker's log.
+        opening: time of the engine start, counted to the first stage of the job.
+    """
+    started, start = time.time(), time.perf_counter()
+    with spool.writing(order.key) as draft:
+        try:
+            result = RUNNERS[order.stage](work, order, draft)
+        except Exception as error:  # noqa: BLE001 - as above
+            traceback.print_exc()
+            result = StageResult(order.stage, order.key, failure=failure_of(error, order.stage))
+            shutil.rmtree(draft.checkpoint, ignore_errors=True)
+        timing = {**opening, "timing/work_s": time.perf_counter() - start}
+        params: dict[str, Any] = dict(result.params)
+        if work.engine is not None and result.failure is None:
+            params |= {"engine_version": work.engine.info.version, "dtype": precisions.get(work.job.precision).dtype}
+        result = StageResult(
+            **{
+                **result.__dict__,
+                "metrics": metrics.check({**result.metrics, **(timing if result.failure is None else {})}),
+                "params": params,
+                "started_unix_s": started,
+                "ended_unix_s": time.time(),
+            }
+        )
+        _finish(draft, result, job_dir)
+    return result
+
+
+def _finish(draft: Draft, result: StageResult, job_dir: Path) -> None:
+    """Put the worker's log beside the artifacts, its tail into a failure, and close the draft."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log = job_dir / "worker.log"
+    if log.exists():
+        shutil.copyfile(log, draft.artifacts / "worker.log")
+    if result.failure is not None:
+        failure = Failure(result.failure.reason, result.failure.message, tail(log))
+        result = StageResult(**{**result.__dict__, "failure": failure})
+    draft.finish(result)
+
+
+def tail(log: Path) -> str:
+    """Return the last lines of a log; empty when there is none."""
+    try:
+        return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:])
+    except FileNotFoundError:
+        return ""
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent goes, so that a killed sweep leaves no worker on the GPU."""
+    pr_set_pdeathsig = 1
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job of the directory that is named."""
+    die_with_parent()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # NVML numbers GPUs by bus id; CUDA does so only when told.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    job_dir = Path(arguments[0])
+    run_job(Job.read(job_dir / "job.json"), job_dir)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
