@@ -239,5 +239,7 @@ def format_value(key: str, value: float | None) -> str:
 def markdown_table(metrics: Iterable[Metric] = CATALOGUE) -> str:
     """Return the catalogue as a Markdown table, the body of ``docs/metrics.md``."""
     rows = ["| key | unit | better | definition |", "|---|---|---|---|"]
-    rows += [f"| `{m.key}` | {m.unit} | {m.better.value} | {m.definition} |" for m in metrics]
+    for m in metrics:
+        definition = m.definition.replace("|", r"\|")
+        rows.append(f"| `{m.key}` | {m.unit} | {m.better.value} | {definition} |")
     return "\n".join(rows) + "\n"
