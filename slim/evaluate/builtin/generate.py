@@ -1,0 +1,86 @@
+"""Makes ``arithmetic.jsonl`` and ``facts.jsonl``: ``python -m slim.evaluate.builtin.generate`` writes them anew.
+
+The files are part of the package, so that an item means the same everywhere; a test compares them with what this makes.
+"""
+
+import json
+import random
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from slim.evaluate.builtin.facts import TABLES
+
+SEED = 20240229
+CHOICES = 4
+EXAMPLES = 8
+ARITHMETIC_ITEMS = 400
+
+Item = Mapping[str, Any]
+
+
+def arithmetic() -> list[Item]:
+    """Additions, subtractions and products of small whole numbers, kinds in turn, no question twice.
+
+    The first `EXAMPLES` items are the split ``train``.
+    """
+    draw = random.Random(SEED)
+    seen: set[str] = set()
+    made: list[Item] = []
+    while len(made) < EXAMPLES + ARITHMETIC_ITEMS:
+        question, answer = _problem(draw, len(made) % 4)
+        if question not in seen:
+            seen.add(question)
+            made.append({"split": "train" if len(made) < EXAMPLES else "test", "question": question, "answer": str(answer)})
+    return made
+
+
+def _problem(draw: random.Random, kind: int) -> tuple[str, int]:
+    if kind == 0:
+        a, b = draw.randint(10, 99), draw.randint(2, 9)
+        return f"{a} + {b}", a + b
+    if kind == 1:
+        a, b = draw.randint(10, 99), draw.randint(10, 99)
+        return f"{a} + {b}", a + b
+    if kind == 2:
+        a, b = draw.randint(20, 99), draw.randint(2, 19)
+        return f"{a} - {b}", a - b
+    a, b = draw.randint(2, 12), draw.randint(2, 12)
+    return f"{a} * {b}", a * b
+
+
+def facts() -> list[Item]:
+    """Every fact of the tables once, with wrong answers from its own table, mixed so that any prefix spans the tables."""
+    draw = random.Random(SEED)
+    made: list[Item] = []
+    for table in TABLES:
+        answers = sorted(set(table.pairs.values()))
+        for subject, answer in table.pairs.items():
+            choices = [answer, *draw.sample([other for other in answers if other != answer], CHOICES - 1)]
+            draw.shuffle(choices)
+            made.append(
+                {
+                    "split": "test",
+                    "relation": table.name,
+                    "question": table.prompt.format(subject),
+                    "choices": choices,
+                    "answer": choices.index(answer),
+                }
+            )
+    draw.shuffle(made)
+    return made
+
+
+def write(directory: Path) -> None:
+    """Write both files into ``directory``."""
+    for name, made in (("arithmetic", arithmetic()), ("facts", facts())):
+        (directory / f"{name}.jsonl").write_text(dump(made), encoding="utf-8")
+
+
+def dump(made: Iterable[Item]) -> str:
+    """One JSON object a line."""
+    return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in made)
+
+
+if __name__ == "__main__":
+    write(Path(__file__).parent)

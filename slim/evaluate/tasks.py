@@ -1,0 +1,204 @@
+"""Which tasks there are: the built-in ones and the harness's, found without importing the harness.
+
+The harness's own index takes half a minute to build when its 14,000 files are cold and imports half of the Hugging Face
+stack first. Planning needs only names, kinds and a few fields, so the same files are read here once, each parsed once.
+"""
+
+import hashlib
+import importlib.util
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from slim import text
+from slim.config import EvaluateConfig, TaskEntry
+from slim.errors import ConfigError
+from slim.evaluate.builtin import items
+
+BUILTIN_DIR = Path(items.__file__).parent
+_IGNORED_FOLDERS = {"__pycache__", ".ipynb_checkpoints"}
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """A name of the harness's index.
+
+    Attributes:
+        name: what a sweep file calls it.
+        kind: a task, one whose class is Python code, a group of tasks, or a tag that several tasks carry.
+        path: the YAML file; None for a tag.
+        settings: the file's fields with its includes merged in; functions are left as names.
+        members: for a tag, the tasks that carry it.
+    """
+
+    name: str
+    kind: Literal["task", "python", "group", "tag"]
+    path: Path | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    members: frozenset[str] = frozenset()
+
+
+def versions_that_matter() -> tuple[str, ...]:
+    """Distributions whose version can change an answer or its score, beside the engine's."""
+    return ("lm-eval", "transformers", "tokenizers")
+
+
+def builtin_tasks() -> Mapping[str, TaskFile]:
+    """The offline tasks of this package, by name."""
+    return index_of(BUILTIN_DIR)
+
+
+def harness_tasks() -> Mapping[str, TaskFile]:
+    """Everything the installed harness knows, by name.
+
+    Raises:
+        ConfigError: the harness is not installed.
+    """
+    spec = importlib.util.find_spec("lm_eval")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(
+            f"the package lm-eval is not installed, so only the built-in tasks can be named: {', '.join(sorted(builtin_tasks()))}"
+        )
+    return index_of(Path(spec.submodule_search_locations[0]) / "tasks")
+
+
+@cache
+def index_of(folder: Path) -> Mapping[str, TaskFile]:
+    """Index the task files below ``folder`` as ``lm_eval.tasks.TaskManager`` does: the first file of a name wins."""
+    parsed: dict[Path, Any] = {}
+    found: dict[str, TaskFile] = {}
+    carriers: dict[str, set[str]] = {}
+    paths = (p for p in folder.glob("**/*.yaml") if not _IGNORED_FOLDERS.intersection(p.parts))
+    for path in sorted(paths, key=lambda p: p.as_posix()):
+        settings = _merged(path.resolve(), parsed, set())
+        if settings is None:
+            continue
+        kind: Literal["task", "python", "group"] = "python" if "class" in settings else "group" if "group" in settings else "task"
+        name = settings.get("group" if kind == "group" else "task")
+        if not isinstance(name, str) or name in found:
+            continue
+        found[name] = TaskFile(name, kind, path, settings)
+        if kind != "group":
+            for tag in _listed(settings.get("tag")):
+                carriers.setdefault(tag, set()).add(name)
+    for tag, names in carriers.items():
+        found.setdefault(tag, TaskFile(tag, "tag", None, members=frozenset(names)))
+    return found
+
+
+def find(name: str) -> TaskFile:
+    """Return the built-in or harness task, group or tag called ``name``.
+
+    Raises:
+        ConfigError: there is none; the message holds names that look alike.
+    """
+    known = builtin_tasks()
+    if name in known:
+        return known[name]
+    if not name.startswith("slim_"):
+        known = {**harness_tasks(), **known}
+        if name in known:
+            return known[name]
+    near = get_close_matches(name, known, n=3, cutoff=0.6)
+    hint = f"; near: {', '.join(near)}" if near else f"; built in: {', '.join(sorted(builtin_tasks()))}"
+    raise ConfigError(f"evaluate.tasks: unknown task {name!r}{hint}")
+
+
+def check_tasks(config: EvaluateConfig) -> None:
+    """Make sure that every task exists and can be run as asked, without the harness, an engine or the network.
+
+    Raises:
+        ConfigError: an unknown task; examples asked of a task that has none or fixes their number; a task that needs
+            images, sound or the running of generated code; a ``data_dir`` that is no directory; a text that cannot be read.
+    """
+    for entry in config.tasks:
+        task = find(entry.name)
+        if task.kind == "task":
+            _check_settings(entry, task.settings)
+    if config.data_dir is not None and not Path(config.data_dir).is_dir():
+        raise ConfigError(f"evaluate.data_dir: {config.data_dir!r} is not a directory")
+    if config.perplexity_text is not None:
+        text.load(config.perplexity_text)
+
+
+def _check_settings(entry: TaskEntry, settings: Mapping[str, Any]) -> None:
+    """Refuse what the task's own file rules out."""
+    if any(settings.get(key) for key in ("doc_to_image", "doc_to_audio")):
+        raise ConfigError(f"evaluate.tasks: {entry.name!r} needs images or sound; only text tasks can be run")
+    if settings.get("unsafe_code"):
+        raise ConfigError(f"evaluate.tasks: {entry.name!r} runs code that the model wrote, which is not supported")
+    if not entry.num_fewshot:
+        return
+    if settings.get("num_fewshot") == 0:
+        raise ConfigError(f"evaluate.tasks: {entry.name!r} fixes num_fewshot at 0, got {entry.num_fewshot}")
+    examples = settings.get("fewshot_config") or {}
+    if not (
+        any(settings.get(key) for key in ("training_split", "validation_split", "fewshot_split"))
+        or any(examples.get(key) for key in ("split", "samples"))
+    ):
+        raise ConfigError(
+            f"evaluate.tasks: {entry.name!r} has no split to take examples from; num_fewshot must be 0, got {entry.num_fewshot}"
+        )
+
+
+def task_digest(config: EvaluateConfig) -> str:
+    """Hash what this package and machine contribute to the questions: built-in tasks that are used, and the text.
+
+    The harness's own tasks are covered by its version, their data by name.
+
+    Raises:
+        ConfigError: the text cannot be read.
+    """
+    digest = hashlib.sha256()
+    builtin = builtin_tasks()
+    for entry in config.tasks:
+        task = builtin.get(entry.name)
+        if task is not None and task.path is not None:
+            digest.update(task.path.read_bytes())
+            digest.update(items.digest(entry.name).encode())
+    if config.perplexity_text is not None:
+        digest.update(text.digest(text.load(config.perplexity_text)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _merged(path: Path, parsed: dict[Path, Any], seen: set[Path]) -> dict[str, Any] | None:
+    """Return the file's fields over those of its includes; None where the harness would skip the file."""
+    if path in seen:
+        return None
+    seen.add(path)
+    if path not in parsed:
+        parsed[path] = _parsed(path)
+    own = parsed[path]
+    if not isinstance(own, dict):
+        return None
+    merged: dict[str, Any] = {}
+    for name in _listed(own.get("include")):
+        included = _merged((path.parent / name).resolve(), parsed, seen)
+        if included is None:
+            return None
+        merged.update({key: value for key, value in included.items() if key != "task_list"})
+    merged.update({key: value for key, value in own.items() if key != "include"})
+    return merged
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_bytes(), _Loader)
+    except (OSError, yaml.YAMLError):
+        return None
+
+
+def _listed(value: Any) -> Iterator[str]:
+    yield from ([value] if isinstance(value, str) else value or [])
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads ``!function module.name`` as its text instead of importing it."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
