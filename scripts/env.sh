@@ -47,7 +47,7 @@ fi
 if ! runs; then
   mkdir -p "$venv"
   scripts/uv venv --quiet --clear --python "$python" "$venv" ||
-    fail "no Python $python; install it (uv python install $python, or the system's packages), or name one with PYTHON="
+    fail "no environment with Python $python; install it (uv python install $python, or the system's packages), or name one with PYTHON="
 fi
 echo "$kind unfinished $venv" >"$stamp"
 
@@ -60,8 +60,16 @@ case $kind-$version in
     ;;
 esac
 
-echo "Making $venv from ${pins[*]} (${kind/cpu/4 GB}; a few minutes when nothing is cached)" | sed 's/(gpu;/(10 GB;/'
-torch_build=$kind
-TORCH_BUILD=$torch_build scripts/uv pip install --python "$venv/bin/python" --no-deps "${pins[@]/#/--requirements=}"
+size_gb=4
+[[ $kind == cpu ]] || size_gb=10
+echo "Making $venv from ${pins[*]} ($size_gb GB; a few minutes when nothing is cached)"
+install=(scripts/uv pip install --python "$venv/bin/python" --no-deps "${pins[@]/#/--requirements=}")
+export TORCH_BUILD=$kind
+if [[ -t 2 ]]; then
+  "${install[@]}"
+else
+  # A log needs no line for each of some 250 packages.
+  { "${install[@]}" 2>&1 >&3 | { grep -v '^ [+~-] ' >&2 || true; }; } 3>&1
+fi
 echo "$kind $digest $venv" >"$stamp"
 echo "Made $venv in $((SECONDS - started)) s"
