@@ -1,0 +1,58 @@
+"""Checks that every engine makes before it runs anything.
+
+A token id beyond the vocabulary reaches the kernels otherwise, where it is a device-side assert on CUDA that takes the
+whole process with it and a read of foreign memory on a CPU.
+"""
+
+from collections.abc import Sequence
+
+from slim.engines.base import EngineInfo, GenerationRequest, ScoreRequest
+
+
+def check_generation(requests: Sequence[GenerationRequest], concurrency: int, info: EngineInfo) -> None:
+    """Check what `Engine.generate` was given.
+
+    Raises:
+        ValueError: naming the request and what is wrong with it.
+    """
+    if concurrency < 1:
+        raise ValueError(f"concurrency must be at least 1, got {concurrency}")
+    if info.max_concurrency is not None and concurrency > info.max_concurrency:
+        raise ValueError(f"concurrency {concurrency} is beyond the engine's {info.max_concurrency} sequences in flight")
+    for index, request in enumerate(requests):
+        place = f"request {index}"
+        _check_tokens(request.prompt, f"{place}: prompt", info)
+        if request.max_tokens < 1:
+            raise ValueError(f"{place}: max_tokens must be at least 1, got {request.max_tokens}")
+        if "" in request.stop:
+            raise ValueError(f"{place}: an empty stop text")
+        _check_length(len(request.prompt) + request.max_tokens, f"{place}: prompt and max_tokens", info)
+
+
+def check_scores(requests: Sequence[ScoreRequest], batch_size: int, info: EngineInfo) -> None:
+    """Check what `Engine.score` was given.
+
+    Raises:
+        ValueError: naming the request and what is wrong with it.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    for index, request in enumerate(requests):
+        place = f"request {index}"
+        _check_tokens(request.context, f"{place}: context", info)
+        _check_tokens(request.continuation, f"{place}: continuation", info)
+        _check_length(len(request.context) + len(request.continuation), f"{place}: context and continuation", info)
+
+
+def _check_tokens(tokens: tuple[int, ...], what: str, info: EngineInfo) -> None:
+    if not tokens:
+        raise ValueError(f"{what} is empty")
+    lowest, highest = min(tokens), max(tokens)
+    if lowest < 0 or highest >= info.vocab_size:
+        wrong = lowest if lowest < 0 else highest
+        raise ValueError(f"{what} has token id {wrong}; the vocabulary has ids 0 to {info.vocab_size - 1}")
+
+
+def _check_length(tokens: int, what: str, info: EngineInfo) -> None:
+    if tokens > info.max_model_len:
+        raise ValueError(f"{what} are {tokens} tokens, beyond the context of {info.max_model_len}")
