@@ -183,6 +183,7 @@ class ProfileConfig(Section):
         requests_per_concurrency: requests at concurrency n: this many times n, at least.
         amortized_batch8: also measure `latency/amortized_b8_ms`.
         memory_interval_s: between memory samples.
+        cooldown_s: at most this long before a configuration until the GPU is as cool as before the first one.
         energy: the energy pass; None leaves it out.
     """
 
@@ -194,6 +195,7 @@ class ProfileConfig(Section):
     requests_per_concurrency: Positive = 4
     amortized_batch8: bool = True
     memory_interval_s: Seconds = 0.1
+    cooldown_s: Annotated[float, Field(ge=0)] = 60.0
     energy: EnergyConfig | None = EnergyConfig()
 
     @field_validator("concurrency", mode="before")
@@ -372,9 +374,24 @@ class SweepConfig(Section):
             raise ConfigError(f"sweep file {str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict):
             raise ConfigError(f"sweep file {str(path)!r} must hold a mapping of fields, not {type(values).__name__}")
-        for field, value in (overrides or {}).items():
+        return cls.build(overrides or {}, values, source=str(path))
+
+    @classmethod
+    def build(cls, overrides: Mapping[str, Any], base: Mapping[str, Any] | None = None, source: str = "options") -> Self:
+        """Return the sweep that ``base`` describes after some fields are replaced.
+
+        Args:
+            overrides: values by dotted field (``profile.requests``).
+            base: what a sweep file holds; None starts from the defaults.
+            source: named in an error.
+
+        Raises:
+            ConfigError: as `parse`.
+        """
+        values = dict(base or {})
+        for field, value in overrides.items():
             values = _replaced(values, field.split("."), value)
-        return cls.parse(values, source=str(path))
+        return cls.parse(values, source)
 
 
 def parse_precision(text: str) -> dict[str, str]:

@@ -38,3 +38,8 @@ def load(name: str) -> str:
 def digest(text: str) -> str:
     """Return a short SHA-256 of the text, for keys and data set records."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_local(name: str) -> bool:
+    """Whether ``name`` is the built-in text or an existing file, rather than a data set of the Hub."""
+    return name == BUILTIN or Path(name).is_file()

@@ -224,7 +224,7 @@ def run_job(job: Job, job_dir: Path) -> None:
             opening = {}
             if result.failure is not None and result.failure.reason is Reason.ENGINE_CRASH:
                 raise StageError(Reason.ENGINE_CRASH, result.failure.message)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it becomes the typed failure of what was still to do
+    except Exception as error:
         traceback.print_exc()
         if not job.orders:
             raise

@@ -1,0 +1,1 @@
+"""Reading the store: frames, Pareto fronts, tables. Never runs or changes anything."""

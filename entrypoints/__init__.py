@@ -1,0 +1,1 @@
+"""One click script an MLproject entry point: parse, call, print."""

@@ -1,0 +1,200 @@
+"""What a person sees while a sweep runs, and the table at its end."""
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.table import Table
+
+from analysis.summary import Summary
+from slim.metrics import format_value, get
+from slim.plan import Plan
+from slim.single import StageOutcome
+from slim.store import TAG, Store
+from slim.sweep import Event, SweepOutcome
+
+_LINE_INTERVAL_S = 10.0
+
+
+class Watcher:
+    """Shows events: bars on a terminal, else a line now and then.
+
+    Args:
+        console: where to.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[detail]}"),
+            console=console,
+            transient=True,
+        )
+        self._overall: TaskID | None = None
+        self._current: TaskID | None = None
+        self._last_s = 0.0
+        self._start_s = time.monotonic()
+
+    def __enter__(self) -> "Watcher":
+        if self._console.is_terminal:
+            self._overall = self._bars.add_task("sweep", detail="")
+            self._current = self._bars.add_task("", detail="")
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        left = f"{duration(event.left_s)} left"
+        where = f"[{event.done}/{event.total}] {event.configuration}"
+        if event.kind == "configuration":
+            self._console.print(f"{self._elapsed()} {where}: {event.message}", highlight=False, markup=False)
+        elif event.kind == "note":
+            self._console.print(f"{self._elapsed()} note: {event.message}", highlight=False, markup=False)
+        if self._overall is not None and self._current is not None:
+            self._bars.update(
+                self._overall,
+                completed=event.done,
+                total=event.total,
+                detail=f"{event.done}/{event.total} configurations, {left}",
+            )
+            if event.progress is not None:
+                progress = event.progress
+                detail = (
+                    f"{progress.done}/{progress.total} {progress.unit}"
+                    if progress.total
+                    else progress.unit
+                    if progress.done == 0
+                    else f"{progress.done} {progress.unit}"
+                )
+                self._bars.update(
+                    self._current,
+                    description=f"{event.configuration} {event.stage}: {progress.step}",
+                    completed=progress.done,
+                    total=progress.total,
+                    detail=detail,
+                )
+        elif event.progress is not None and (event.kind == "stage" or time.monotonic() - self._last_s > _LINE_INTERVAL_S):
+            self._last_s = time.monotonic()
+            progress = event.progress
+            count = f" {progress.done}/{progress.total} {progress.unit}" if progress.total else ""
+            self._console.print(
+                f"{self._elapsed()} {where} {event.stage}: {progress.step}{count}, {left}", highlight=False, markup=False
+            )
+
+    def _elapsed(self) -> str:
+        return duration(time.monotonic() - self._start_s).rjust(6)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as a person says them: ``42s``, ``3m05s``, ``2h10m``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def print_plan(console: Console, plan: Plan) -> None:
+    """Show what a sweep would do."""
+    table = Table(
+        "configuration", "stage", "to do", "estimate", title=f"Sweep {plan.config.name} on {plan.measure.hardware.label}"
+    )
+    for planned in plan.configurations:
+        for number, stage in enumerate(planned.stages):
+            if planned.failure is not None:
+                what, rough = f"cannot work: {planned.failure.reason}: {planned.failure.message}", ""
+            elif stage.run is not None or planned.run is not None:
+                run = stage.run or planned.run
+                what, rough = f"reuse run {run.run_id if run else ''}", ""
+            elif stage.spooled:
+                what, rough = "log the result that waits in the spool", ""
+            else:
+                what, rough = "run", duration(stage.estimate_s)
+            name = (
+                f"{stage.stage} (repeat {stage.repeat})" if plan.config.repeats > 1 and stage.stage == "profile" else stage.stage
+            )
+            table.add_row(planned.name if number == 0 else "", name, what, rough)
+    console.print(table)
+    console.print(f"Rough estimate of what is left: {duration(plan.estimate_s)}.", highlight=False)
+
+
+def print_summary(console: Console, summary: Summary, outcome: SweepOutcome) -> None:
+    """Show the configurations, the fronts and what went wrong."""
+    table = Table(*summary.headers, title="Configurations")
+    for row in summary.rows:
+        table.add_row(*row)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    console.print(table)
+    for (accuracy, other), names in summary.fronts.items():
+        if names:
+            console.print(f"Pareto front of {accuracy} against {other}: {', '.join(names)}", highlight=False, soft_wrap=True)
+    for name, reasons in summary.flagged.items():
+        console.print(f"Flagged: {name}: {reasons}", highlight=False, soft_wrap=True)
+    for result in outcome.configurations:
+        if result.failure is not None:
+            console.print(
+                f"Failed: {result.name}: {result.failure.reason}: {result.failure.message}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+    if outcome.unlogged:
+        console.print(
+            f"{outcome.unlogged} results wait in the spool, since the store was away: run the same command again to log them.",
+            soft_wrap=True,
+        )
+    console.print(
+        f"Took {duration(outcome.wall_s)}: {duration(outcome.work_s)} of work, {duration(outcome.engine_start_s)} for "
+        f"{outcome.engine_starts} engine starts.",
+        highlight=False,
+    )
+
+
+def print_stage(console: Console, store: Store, outcome: StageOutcome) -> None:
+    """Show the metrics of one stage and where its run is."""
+    run = outcome.run
+    table = Table("metric", "value", "unit", title=run.name)
+    for key, value in sorted(run.metrics.items()):
+        table.add_row(key, format_value(key, value), get(key).unit)
+    table.columns[1].justify = "right"
+    if run.metrics:
+        console.print(table)
+    if outcome.failure is not None:
+        console.print(
+            f"Failed: {outcome.failure.reason}: {outcome.failure.message}", highlight=False, markup=False, soft_wrap=True
+        )
+    told = "was finished before and is reused (--rerun runs it again)" if outcome.reused else "is in the store"
+    console.print(
+        f"Run {run.run_id} {told}: experiment {store.experiment} of {store.tracking_uri}", highlight=False, soft_wrap=True
+    )
+
+
+def print_address(console: Console, store: Store) -> None:
+    """Show how to look at the configurations in the MLflow UI."""
+    search = quote(f"tags.`{TAG.KIND}` = 'configuration'")
+    page = f"/#/experiments/{store.experiment_id}/runs?searchFilter={search}"
+    if store.tracking_uri.startswith("http"):
+        console.print(
+            f"Compare them in the MLflow UI:\n  {store.tracking_uri.rstrip('/')}{page}", highlight=False, soft_wrap=True
+        )
+        return
+    program = Path(sys.executable).parent / "mlflow"
+    shown = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
+    console.print(
+        f"Compare them in the MLflow UI:\n  {shlex.quote(str(shown))} ui --backend-store-uri {shlex.quote(store.tracking_uri)}\n"
+        f"  then open http://127.0.0.1:5000{page}",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,216 @@
+"""Options that several entry points share, and how a problem is told: one line and an exit code.
+
+Exit codes: 0 everything asked for is in the store; 1 something failed or waits to be logged; 2 wrong input, nothing written;
+130 interrupted.
+"""
+
+import contextlib
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from slim.errors import ConfigError, SlimError, UserError
+
+Command = Callable[..., None]
+
+FLAG: dict[str, Any] = {"is_flag": False, "flag_value": True, "default": False, "type": click.BOOL, "show_default": True}
+"""A switch that is given as ``--name`` or, since MLproject parameters have values, as ``--name true``."""
+
+
+class Optional(click.ParamType):
+    """A value that may be absent; MLproject passes an absent parameter as empty text."""
+
+    def __init__(self, inner: click.ParamType) -> None:
+        self.inner = inner
+        self.name = inner.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return None for empty text, else what the inner type makes of it."""
+        if isinstance(value, str) and not value.strip():
+            return None
+        return self.inner.convert(value, param, ctx)
+
+
+TEXT = Optional(click.STRING)
+COUNT = Optional(click.IntRange(min=1))
+WHOLE = Optional(click.IntRange(min=0))
+
+
+class Names(click.ParamType):
+    """Words separated by commas."""
+
+    name = "list"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the words; None for empty text."""
+        if not isinstance(value, str):
+            return value
+        return [word.strip() for word in value.split(",") if word.strip()] or None
+
+
+class Assignments(click.ParamType):
+    """``field=value`` pairs separated by ``;``, values as YAML."""
+
+    name = "field=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a mapping from dotted field to value."""
+        if not isinstance(value, str):
+            return value
+        found: dict[str, Any] = {}
+        for pair in (p.strip() for p in value.split(";") if p.strip()):
+            field, equals, text = pair.partition("=")
+            if not equals or not field.strip():
+                self.fail(f"{pair!r} is not of the form field=value", param, ctx)
+            try:
+                found[field.strip()] = yaml.safe_load(text)
+            except yaml.YAMLError:
+                self.fail(f"{text!r} is not YAML", param, ctx)
+        return found
+
+
+def parse_tasks(names: list[str] | None) -> list[dict[str, Any]] | None:
+    """Return task entries from words such as ``gsm8k`` or ``gsm8k:5`` (five examples in the prompt).
+
+    Raises:
+        ConfigError: a few-shot count that is not a whole number.
+    """
+    if names is None:
+        return None
+    entries: list[dict[str, Any]] = []
+    for word in names:
+        name, colon, shots = word.partition(":")
+        if colon and not shots.isdigit():
+            raise ConfigError(f"--tasks: {word!r}: the few-shot count after ':' must be a whole number, as in gsm8k:5")
+        entries.append({"name": name, "num_fewshot": int(shots)} if colon else {"name": name})
+    return entries
+
+
+def whole_numbers(option: str, words: list[str] | None) -> list[int] | None:
+    """Return words as whole numbers.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    wrong = next((word for word in words or () if not word.isdigit()), None)
+    if wrong is not None:
+        raise ConfigError(f"{option}: {wrong!r} is not a whole number; give them separated by commas, as in 1,8,32")
+    return None if words is None else [int(word) for word in words]
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """Return the values that were given, dots for double underscores in their names."""
+    return {name.replace("__", "."): value for name, value in values.items() if value is not None}
+
+
+def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Combine option decorators, shown in their order."""
+
+    def apply(function: Command) -> Command:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+tracking = options(
+    click.option(
+        "--experiment",
+        type=TEXT,
+        default="",
+        help="MLflow experiment; `mlflow run --experiment-name` goes before it.  [default: slim]",
+    ),
+    click.option(
+        "--tracking-uri", type=TEXT, default="", help="MLflow tracking store.  [default: MLFLOW_TRACKING_URI, else ./mlflow.db]"
+    ),
+    click.option("--dry-run", **FLAG, help="Print the plan, what would be reused and an estimate; run nothing."),
+)
+
+which_model = options(
+    click.option("--model", required=True, help="Hub id, local directory, GGUF file, or `embedded`."),
+    click.option("--revision", type=TEXT, default="", help="Hub branch, tag or commit.  [default: the default branch]"),
+    click.option("--trust-remote-code", **FLAG, help="Run code that comes with the model."),
+)
+
+stage_common = options(
+    click.option(
+        "--config",
+        type=TEXT,
+        default="",
+        help="Sweep file whose sections serve as defaults; its models and precisions are not used.",
+    ),
+    click.option(
+        "--set",
+        "assignments",
+        type=Assignments(),
+        default="",
+        help="Further fields of a sweep file: `profile.requests=5; seed=1`.",
+    ),
+    click.option("--seed", type=WHOLE, default="", help="Seed of everything random.  [default: 42]"),
+    click.option("--python", "interpreter", type=TEXT, default="", help="Python interpreter of the worker.  [default: this one]"),
+    click.option("--rerun", **FLAG, help="Run even when a finished run with the same key exists."),
+)
+
+
+def entry_point(function: Command) -> Command:
+    """Turn the library's errors into one line and an exit code, and SIGTERM into an orderly end."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, **keywords: Any) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        signal.signal(signal.SIGTERM, _terminate)
+        try:
+            function(*arguments, **keywords)
+        except UserError as error:
+            discard_joined_run()
+            _fail(str(error), 2)
+        except SlimError as error:
+            _fail(str(error), 1)
+        except KeyboardInterrupt:
+            _fail("interrupted; run the same command again to go on", 130)
+
+    return wrapped
+
+
+def joined_run() -> str | None:
+    """Return the run that ``mlflow run`` made for this process, if any."""
+    return os.environ.get("MLFLOW_RUN_ID")
+
+
+def check_file(path: str) -> str:
+    """Return the path of a sweep file.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"--config: no such sweep file: {path!r}")
+    return path
+
+
+def _terminate(*_: object) -> None:
+    raise KeyboardInterrupt("SIGTERM")
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(code)
+
+
+def discard_joined_run() -> None:
+    """Remove the run that ``mlflow run`` made, so that nothing is left of a command that does no work."""
+    run_id = joined_run()
+    if run_id is None:
+        return
+    from slim.store import default_tracking_uri, discard_run
+
+    with contextlib.suppress(SlimError):
+        discard_run(default_tracking_uri(), run_id)

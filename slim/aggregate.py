@@ -1,0 +1,67 @@
+"""From the metrics of stages to those of a configuration: repeats combined, compared with the baseline. Pure functions."""
+
+from collections.abc import Mapping, Sequence
+
+from slim.metrics import Better, find
+from slim.stats import mean_interval, relative_spread
+
+MAX_SPREAD = 0.10
+"""Repeats that spread further than this are flagged."""
+
+_SPREAD_KEYS = ("latency/e2e_mean_ms", "throughput/output_tokens_per_s")
+
+
+def combine_repeats(repeats: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], list[str]]:
+    """Return the mean over repeats with its 95 % interval, and why the repeats are not to be trusted.
+
+    Args:
+        repeats: metrics of each profile run; a single one is returned as it is, its own intervals included.
+
+    Returns:
+        metrics, of which a key is there when every repeat has it; and validity reasons.
+    """
+    if len(repeats) == 1:
+        return dict(repeats[0]), []
+    combined: dict[str, float] = {}
+    for key in repeats[0]:
+        if key.endswith(("_ci_low", "_ci_high")) or not all(key in metrics for metrics in repeats):
+            continue
+        values = [metrics[key] for metrics in repeats]
+        if key == "validity/ok":
+            combined[key] = min(values)
+            continue
+        combined[key] = sum(values) / len(values)
+        metric = find(key)
+        interval = mean_interval(values)
+        if interval is not None and metric is not None and metric.better is not Better.NEITHER and min(values) < max(values):
+            combined[f"{key}_ci_low"], combined[f"{key}_ci_high"] = interval.low, interval.high
+    reasons = [f"repeats_spread:{key}" for key in _SPREAD_KEYS if key in combined and _spread(repeats, key) > MAX_SPREAD]
+    if reasons:
+        combined["validity/ok"] = 0.0
+    return combined, reasons
+
+
+def impact(baseline: Mapping[str, float], metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the ``impact/`` metrics of a configuration against its baseline; what either lacks is left out."""
+
+    def ratio(key: str) -> float | None:
+        if key not in baseline or key not in metrics or baseline[key] == 0:
+            return None
+        return metrics[key] / baseline[key]
+
+    found: dict[str, float | None] = {}
+    e2e = ratio("latency/e2e_mean_ms")
+    found["impact/speedup"] = 1 / e2e if e2e else None
+    for name, key in (("energy", "energy/net_j_per_query"), ("size", "size/checkpoint_gb")):
+        share = ratio(key)
+        found[f"impact/{name}_reduction_pct"] = None if share is None else 100 * (1 - share)
+    for key in metrics:
+        task = key.removeprefix("accuracy/")
+        if task != key and not key.endswith(("_stderr", "_ci_low", "_ci_high")):
+            share = ratio(key)
+            found[f"impact/{task}_drop_pct"] = None if share is None else 100 * (share - 1)
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _spread(repeats: Sequence[Mapping[str, float]], key: str) -> float:
+    return relative_spread([metrics[key] for metrics in repeats])

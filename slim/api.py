@@ -1,0 +1,95 @@
+"""The Python API: plan a sweep, run it, run one stage. What the entry points call, for notebooks and scripts too.
+
+from slim import api
+from slim.config import SweepConfig
+
+config = SweepConfig.load("configs/demo.yaml")
+plan = api.plan(config)
+store, outcome = api.run(config)
+"""
+
+from slim import models
+from slim import plan as planning
+from slim.config import SweepConfig
+from slim.jobs import Spool
+from slim.plan import Plan
+from slim.records import Stage
+from slim.single import StageOutcome, run_stage
+from slim.store import Store, default_tracking_uri, experiment_of
+from slim.sweep import Event, OnEvent, SweepOutcome, SweepRun
+
+
+def _ignore(_: Event) -> None:
+    """For callers who do not watch."""
+
+
+def plan(config: SweepConfig, tracking_uri: str | None = None) -> Plan:
+    """Return what a sweep would do; writes nothing.
+
+    Args:
+        config: the sweep.
+        tracking_uri: MLflow store; None is ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the working directory.
+
+    Raises:
+        UserError: something that the sweep names does not exist or cannot be.
+    """
+    store = Store.open(tracking_uri or default_tracking_uri(), config.experiment, create=False)
+    return planning.make(config, store, spool())
+
+
+def run(
+    config: SweepConfig, tracking_uri: str | None = None, on_event: OnEvent = _ignore, join: str | None = None
+) -> tuple[Store, SweepOutcome]:
+    """Run a sweep and return the store with how it ended.
+
+    Args:
+        config: the sweep.
+        tracking_uri: as for `plan`.
+        on_event: told what happens.
+        join: run that becomes the sweep's run, such as the one that ``mlflow run`` made.
+
+    Raises:
+        UserError: as for `plan`; nothing has been written then.
+        StoreError: the store broke before the sweep began.
+    """
+    uri = tracking_uri or default_tracking_uri()
+    # Planned on what is there already, so that wrong input leaves no store behind.
+    experiment = experiment_of(uri, join, config.experiment)
+    ready = planning.make(config, Store.open(uri, experiment, create=False), spool())
+    store = Store.open(uri, experiment)
+    assert store is not None
+    return store, SweepRun(ready, store, spool(), on_event, join).execute()
+
+
+def stage(
+    name: Stage,
+    config: SweepConfig,
+    tracking_uri: str | None = None,
+    on_event: OnEvent = _ignore,
+    *,
+    join: str | None = None,
+    rerun: bool = False,
+) -> tuple[Store, StageOutcome]:
+    """Run one stage of one configuration, and its quantize stage when that is not finished.
+
+    Args:
+        name: which.
+        config: a sweep of one model and one precision.
+        tracking_uri, on_event, join: as for `run`.
+        rerun: run it even when a finished run with the same key exists.
+
+    Raises:
+        UserError, StoreError: as for `run`.
+    """
+    uri = tracking_uri or default_tracking_uri()
+    experiment = experiment_of(uri, join, config.experiment)
+    only = planning.only(config, name)
+    ready = planning.make(only, Store.open(uri, experiment, create=False), spool())
+    store = Store.open(uri, experiment)
+    assert store is not None
+    return store, run_stage(name, ready, store, spool(), on_event, join=join, rerun=rerun)
+
+
+def spool() -> Spool:
+    """Return the spool of this user on this machine."""
+    return Spool(models.home() / "spool")

@@ -1,0 +1,69 @@
+"""How long a stage will take: what it took before where the store knows, else a rough count of the work.
+
+Estimates serve dry runs and the time left; nothing is decided by them.
+"""
+
+from dataclasses import dataclass
+
+from slim.config import EvaluateConfig, ProfileConfig, QuantizeConfig
+from slim.precisions import Precision
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Rough speed of a device.
+
+    Attributes:
+        bytes_per_s: weights read while decoding.
+        flop_per_s: matrix products.
+        start_s: starting each engine.
+    """
+
+    bytes_per_s: float
+    flop_per_s: float
+    start_s: dict[str, float]
+
+
+MACHINES = {
+    "cpu": Machine(1e10, 1e11, {"vllm": 25.0, "transformers": 12.0}),
+    "cuda": Machine(1.5e12, 2e14, {"vllm": 70.0, "transformers": 20.0}),
+}
+
+_STEP_OVERHEAD_S = {"vllm": 0.002, "transformers": 0.02}
+_ITEM_TOKENS = 400
+_UNLIMITED_ITEMS = {"mmlu": 14042, "gsm8k": 1319, "hellaswag": 10042}
+_GPTQ_PASSES = 8
+"""GPTQ's forward passes, Hessians and solves, in forward passes of the calibration tokens."""
+
+
+def quantize_s(precision: Precision, config: QuantizeConfig, parameters: float, device: str) -> float:
+    """Return rough wall seconds of a quantize stage."""
+    machine = MACHINES[device]
+    load = 15 + 4 * parameters / machine.bytes_per_s
+    if precision.method != "gptq":
+        return load
+    return load + _GPTQ_PASSES * 2 * parameters * config.samples * config.max_tokens / machine.flop_per_s
+
+
+def profile_s(config: ProfileConfig, parameters: float, bits: int, engine: str, device: str) -> float:
+    """Return rough wall seconds of a profile stage, engine start not included."""
+    machine = MACHINES[device]
+    step = parameters * bits / 8 / machine.bytes_per_s + _STEP_OVERHEAD_S[engine]
+    decode = step * config.output_tokens
+    prefill = 2 * parameters * config.input_tokens / machine.flop_per_s
+    alone = (config.requests + config.warmup.min_requests) * (decode + prefill)
+    curve = sum(config.requests_per_concurrency * (decode + n * prefill) for n in config.concurrency)
+    energy = config.energy.min_duration_s + config.energy.idle_s if config.energy and device == "cuda" else 0
+    return alone + curve + energy
+
+
+def evaluate_s(config: EvaluateConfig, parameters: float, device: str) -> float:
+    """Return rough wall seconds of an evaluate stage, engine start not included."""
+    items = sum(task.limit or config.limit or _UNLIMITED_ITEMS.get(task.name, 1000) for task in config.tasks)
+    tokens = items * _ITEM_TOKENS + config.perplexity_tokens
+    return 10 + 2 * parameters * tokens / MACHINES[device].flop_per_s
+
+
+def engine_start_s(engine: str, device: str) -> float:
+    """Return rough wall seconds of an engine start."""
+    return MACHINES[device].start_s[engine]

@@ -1,0 +1,190 @@
+"""Keeps the store up to date with a sweep: each configuration's runs, metrics, params and tags.
+
+Writing a configuration is idempotent: what a store that was away did not take is tried again at the next call.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slim import aggregate, models
+from slim import checkpoint as checkpoints
+from slim.jobs import Spool, Spooled
+from slim.plan import Plan, PlannedConfiguration, PlannedStage
+from slim.records import Failure
+from slim.store import TAG, Store, StoredRun
+
+
+@dataclass
+class Entry:
+    """A configuration while a sweep works on it; the store may lag behind.
+
+    Attributes:
+        planned: what is to be done.
+        run_id: of its run; None until it has one.
+        done: runs of finished stages by key.
+        waiting: results that the store does not have yet.
+        failure: why it failed.
+        ended: its run is ended.
+        checkpoint: local directory, once verified.
+    """
+
+    planned: PlannedConfiguration
+    run_id: str | None = None
+    done: dict[str, StoredRun] = field(default_factory=dict)
+    waiting: list[tuple[PlannedStage, Spooled]] = field(default_factory=list)
+    failure: Failure | None = None
+    ended: bool = False
+    checkpoint: Path | None = None
+
+    def left(self) -> list[PlannedStage]:
+        """Stages that have neither a run nor a result in the spool."""
+        waiting = {stage.key for stage, _ in self.waiting}
+        return [s for s in self.planned.stages if s.key not in self.done and s.key not in waiting]
+
+    def collect(self, spool: Spool) -> None:
+        """Take over what was finished earlier, from the store and from the spool."""
+        for stage in self.left():
+            if stage.run is not None:
+                self.done[stage.key] = stage.run
+            elif stage.spooled and (waiting := spool.find(stage.key)) is not None:
+                self.waiting.append((stage, waiting))
+
+
+class Ledger:
+    """Writes the configurations of one sweep.
+
+    Args:
+        plan: the sweep.
+        store: where runs go.
+        spool: where results wait.
+    """
+
+    def __init__(self, plan: Plan, store: Store, spool: Spool) -> None:
+        self.plan = plan
+        self.store = store
+        self.spool = spool
+        self.sweep_run: str | None = None
+        self.entries = [Entry(p, run_id=p.run.run_id if p.run else None, ended=p.run is not None) for p in plan.configurations]
+
+    def write(self, entry: Entry) -> None:
+        """Bring the store up to date with a configuration.
+
+        Raises:
+            StoreError: the store is away; what it did not take waits.
+        """
+        planned = entry.planned
+        if entry.run_id is None:
+            entry.run_id = self._begin(planned)
+        params = identity(planned, self.plan)
+        while entry.waiting:
+            stage, spooled = entry.waiting[0]
+            run = self.store.log_stage(
+                spooled,
+                name=planned.name,
+                parent=entry.run_id,
+                params={**params, **flat({stage.stage: stage.config})},
+                tags={TAG.REPEAT: str(stage.repeat)},
+            )
+            entry.waiting.pop(0)
+            self.spool.discard(stage.key)
+            if spooled.result.failure is None:
+                entry.done[stage.key] = run
+        self._summarize(entry)
+
+    def checkpoint(self, entry: Entry) -> Path | None:
+        """Return the directory to serve; None for the original weights.
+
+        Raises:
+            StageError: its files are not those that were written.
+            StoreError: it cannot be fetched.
+        """
+        key = next((s.key for s in entry.planned.stages if s.stage == "quantize"), None)
+        if key is None:
+            return None
+        if entry.checkpoint is None:
+            spooled = self.spool.find(key)
+            if spooled is not None and spooled.checkpoint is not None:
+                return spooled.checkpoint
+            entry.checkpoint = self.store.checkpoint_path(entry.done[key], models.home() / "checkpoints")
+            checkpoints.load(entry.checkpoint, verify=True)
+        return entry.checkpoint
+
+    def _begin(self, planned: PlannedConfiguration) -> str:
+        assert self.sweep_run is not None
+        earlier = self.store.find_interrupted("configuration", planned.key)
+        if earlier is not None:
+            self.store.adopt(earlier, self.sweep_run)
+            return earlier.run_id
+        return self.store.begin(
+            "configuration",
+            planned.name,
+            parent=self.sweep_run,
+            params={**identity(planned, self.plan), "seed": self.plan.config.seed, **flat({"engine_options": planned.options})},
+            tags={TAG.KEY: planned.key, TAG.CONFIG: planned.name, TAG.SWEEP: self.plan.config.name},
+        )
+
+    def _summarize(self, entry: Entry) -> None:
+        """Put the metrics of the finished stages on the configuration's run, and end it when nothing is left."""
+        assert entry.run_id is not None
+        by_stage: dict[str, list[StoredRun]] = {}
+        for stage in entry.planned.stages:
+            if stage.key in entry.done:
+                by_stage.setdefault(stage.stage, []).append(entry.done[stage.key])
+        metrics: dict[str, float] = {}
+        reasons: list[str] = []
+        for runs in by_stage.values():
+            combined, spread = aggregate.combine_repeats([r.metrics for r in runs])
+            reasons += [reason for r in runs for reason in r.tags.get(TAG.VALIDITY, "").split(",") if reason] + spread
+            metrics |= {k: v for k, v in combined.items() if not k.startswith("timing/")}
+        tags = {TAG.STAGE_RUNS: json.dumps({name: [r.run_id for r in runs] for name, runs in by_stage.items()})}
+        if reasons:
+            tags[TAG.VALIDITY] = ",".join(dict.fromkeys(reasons))
+        baseline = next((e for e in self.entries if e.planned.name == entry.planned.baseline), None)
+        if baseline is not None and baseline.run_id is not None and baseline.ended and not baseline.failure:
+            tags[TAG.BASELINE] = baseline.run_id
+            metrics |= aggregate.impact(self.store.get(baseline.run_id).metrics, metrics)
+        known = self.store.get(entry.run_id).params
+        params = {k: v for runs in by_stage.values() for r in reversed(runs) for k, v in r.params.items() if k not in known}
+        model_id = next((m for r in by_stage.get("quantize", []) for m in r.model_ids), None)
+        self.store.log(entry.run_id, params=params, metrics=metrics, tags=tags, model_id=model_id)
+        failure = entry.failure
+        if failure is not None or not entry.left():
+            self.store.finish(
+                entry.run_id, failure=failure.reason.value if failure else None, message=failure.message if failure else ""
+            )
+            entry.ended = True
+
+
+def identity(planned: PlannedConfiguration, plan: Plan) -> dict[str, Any]:
+    """Return the params that say which configuration it is; the same names on every run."""
+    return {
+        "model": planned.source.reference,
+        "revision": planned.source.revision or planned.source.fingerprint,
+        "precision": planned.precision.name,
+        "method": planned.precision.method,
+        "engine": planned.engine,
+        "hardware": plan.measure.hardware.label,
+    }
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values under dotted names; None is left out, tasks become words such as ``gsm8k:5``."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{name}.")
+        elif value is not None:
+            found[name] = [_task_text(v) for v in value] if isinstance(value, list | tuple) else value
+    return found
+
+
+def _task_text(value: Any) -> Any:
+    """A task as one word of a param: ``mmlu:5`` for five examples in the prompt."""
+    if isinstance(value, Mapping) and "name" in value:
+        shots = value.get("num_fewshot")
+        return value["name"] if shots is None else f"{value['name']}:{shots}"
+    return value

@@ -1,0 +1,283 @@
+"""From a sweep file to what has to be done: configurations, stage keys, what is finished already, what cannot work."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from slim import checkpoint as checkpoints
+from slim import doctor, estimate, evaluate, keys, models, precisions, quantize, text
+from slim.config import ModelEntry, SweepConfig
+from slim.errors import ConfigError, Reason, StageError
+from slim.jobs import Spool
+from slim.precisions import EngineName, Precision
+from slim.provenance import Environment, probe, probe_interpreter
+from slim.records import Failure, ModelSource, Stage
+from slim.store import Store, StoredRun
+
+_ROUGH_PARAMETERS = 3e9
+"""For estimates of a model that is not here yet."""
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage of a configuration.
+
+    Attributes:
+        stage: which.
+        key: of its result.
+        repeat: number of the repeat, from 0; only profile stages have more than one.
+        config: its section of the sweep file, as plain values.
+        estimate_s: wall seconds if it has to be run.
+        run: finished run with the same key, which is reused.
+        spooled: a finished result waits in the spool and only has to be logged.
+    """
+
+    stage: Stage
+    key: str
+    repeat: int
+    config: Mapping[str, Any]
+    estimate_s: float
+    run: StoredRun | None = None
+    spooled: bool = False
+
+    @property
+    def to_run(self) -> bool:
+        """Whether work is left."""
+        return self.run is None and not self.spooled
+
+
+@dataclass(frozen=True)
+class PlannedConfiguration:
+    """A configuration of the sweep.
+
+    Attributes:
+        name: ``<model>/<precision>@<engine>``.
+        source: the model.
+        precision, engine: how it is served.
+        options: engine options as plain values.
+        key: of the configuration: model, precision, engine and the keys of its stages.
+        stages: in the order in which they run.
+        run: finished configuration run with the same key, which is reused.
+        failure: why it cannot work, found before any work.
+        baseline: name of the configuration it is compared with; None for a baseline.
+    """
+
+    name: str
+    source: ModelSource
+    precision: Precision
+    engine: EngineName
+    options: Mapping[str, Any]
+    key: str
+    stages: tuple[PlannedStage, ...]
+    run: StoredRun | None = None
+    failure: Failure | None = None
+    baseline: str | None = None
+
+    @property
+    def estimate_s(self) -> float:
+        """Wall seconds of what is left, engine starts included."""
+        if self.run is not None or self.failure is not None:
+            return 0.0
+        return sum(s.estimate_s for s in self.stages if s.to_run)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will do.
+
+    Attributes:
+        config: the sweep file.
+        measure, quantize: environments of the workers.
+        configurations: baselines first within each model.
+    """
+
+    config: SweepConfig
+    measure: Environment
+    quantize: Environment
+    configurations: tuple[PlannedConfiguration, ...]
+
+    @property
+    def estimate_s(self) -> float:
+        """Rough wall seconds of what is left."""
+        return sum(c.estimate_s for c in self.configurations)
+
+
+def make(config: SweepConfig, store: Store | None, spool: Spool | None) -> Plan:
+    """Work out a sweep without doing any of it.
+
+    Args:
+        config: the sweep.
+        store: where finished stages are looked up; None where there is no store yet.
+        spool: where results may wait; None looks nowhere.
+
+    Raises:
+        UserError: an unknown model, path, task, text or interpreter.
+    """
+    measure, quantizing = environments(config)
+    check(config)
+    sources = resolve(config.models)
+    findings = {False: doctor.diagnose(measure), True: doctor.diagnose(quantizing)}
+    planned = []
+    for source in sources:
+        pairs = [precisions.serve(p.precision, p.engine) for p in config.precisions]
+        # Baselines first, so that whatever comes later can be compared at once.
+        pairs.sort(
+            key=lambda pair: precisions.BASELINES.index(pair[0].name) if pair[0].name in precisions.BASELINES else len(pairs)
+        )
+        parameters = _parameters(source)
+        for precision, engine in pairs:
+            one = _configuration(config, source, precision, engine, measure=measure, quantizing=quantizing, parameters=parameters)
+            failure = _impossible(findings, one) or _preflight(source, precision, config)
+            baseline = next((p.name for b in precisions.BASELINES for p, e in pairs if p.name == b and e == engine), None)
+            named = f"{source.short_name}/{baseline}@{engine}" if baseline and baseline != precision.name else None
+            planned.append(_with_reuse(replace(one, failure=failure, baseline=named), store, spool))
+    return Plan(config, measure, quantizing, tuple(planned))
+
+
+def only(config: SweepConfig, stage: Stage) -> SweepConfig:
+    """Return the sweep reduced to one stage.
+
+    Raises:
+        ConfigError: a precision that needs no quantizing, for the quantize stage; or a section that the stage needs is null.
+    """
+    names = [p.precision for p in config.precisions]
+    if stage == "quantize":
+        plain = [name for name in names if not precisions.get(name).is_quantized]
+        if plain:
+            quantized = [p.name for p in precisions.CATALOGUE.values() if p.is_quantized]
+            raise ConfigError(f"precision {plain[0]!r} needs no quantizing; allowed: {', '.join(quantized)}")
+    elif getattr(config, stage) is None:
+        raise ConfigError(f"section {stage!r} of the sweep file is null, so there is nothing to {stage}")
+    return config.model_copy(update={other: None for other in ("profile", "evaluate") if other != stage} | {"repeats": 1})
+
+
+def environments(config: SweepConfig) -> tuple[Environment, Environment]:
+    """Return the environments of the measuring and the quantizing workers."""
+    interpreters = config.interpreters
+    measure = probe_interpreter(interpreters.measure) if interpreters.measure else probe()
+    return measure, probe_interpreter(interpreters.quantize) if interpreters.quantize else probe()
+
+
+def check(config: SweepConfig) -> None:
+    """Look up what the sweep file names besides models.
+
+    Raises:
+        UserError: an unknown task, or a text that cannot be read.
+    """
+    if config.evaluate is not None:
+        evaluate.check_tasks(config.evaluate)
+        if config.evaluate.perplexity_text is not None:
+            text.load(config.evaluate.perplexity_text)
+    calibration = config.quantize.calibration
+    if not text.is_local(calibration) and (calibration.count("/") != 1 or calibration.startswith((".", "/", "~"))):
+        raise ConfigError(
+            f"quantize.calibration {calibration!r} is no such file; allowed: {text.BUILTIN}, a text file, or a Hub data set such as "
+            "HuggingFaceH4/ultrachat_200k"
+        )
+
+
+def resolve(entries: Sequence[ModelEntry]) -> list[ModelSource]:
+    """Resolve models, with short names that tell them apart."""
+    sources = [models.resolve(entry) for entry in entries]
+    counts = Counter(s.short_name for s in sources)
+    return [
+        s if counts[s.short_name] == 1 else replace(s, short_name=f"{s.short_name}-{s.fingerprint.rpartition(':')[2][:7]}")
+        for s in sources
+    ]
+
+
+def _configuration(
+    config: SweepConfig,
+    source: ModelSource,
+    precision: Precision,
+    engine: EngineName,
+    *,
+    measure: Environment,
+    quantizing: Environment,
+    parameters: float,
+) -> PlannedConfiguration:
+    options = getattr(config.engines, engine).model_dump(mode="json")
+    serving = {"precision": precision.name, "engine": engine, "options": options}
+    device, start_s = measure.hardware.device, estimate.engine_start_s(engine, measure.hardware.device)
+    stages: list[PlannedStage] = []
+    weights = source.fingerprint
+    if precision.is_quantized:
+        weights = keys.quantize_key(source.fingerprint, precision, config.quantize, config.seed, quantizing)
+        seconds = estimate.quantize_s(precision, config.quantize, parameters, quantizing.hardware.device)
+        stages.append(PlannedStage("quantize", weights, 0, config.quantize.model_dump(mode="json"), seconds))
+    for repeat in range(config.repeats):
+        if config.profile is not None:
+            key = keys.profile_key(weights, serving, config.profile, seed=config.seed, repeat=repeat, environment=measure)
+            seconds = start_s + estimate.profile_s(config.profile, parameters, precision.weight_bits, engine, device)
+            stages.append(PlannedStage("profile", key, repeat, config.profile.model_dump(mode="json"), seconds))
+        if config.evaluate is not None and repeat == 0:
+            key = keys.evaluate_key(weights, serving, config.evaluate, seed=config.seed, environment=measure)
+            seconds = estimate.evaluate_s(config.evaluate, parameters, device) + (0 if config.profile else start_s)
+            stages.append(PlannedStage("evaluate", key, 0, config.evaluate.model_dump(mode="json"), seconds))
+    key = keys.digest({"configuration": serving, "weights": weights, "stages": sorted(s.key for s in stages)})
+    return PlannedConfiguration(
+        f"{source.short_name}/{precision.name}@{engine}", source, precision, engine, options, key, tuple(stages)
+    )
+
+
+def _with_reuse(planned: PlannedConfiguration, store: Store | None, spool: Spool | None) -> PlannedConfiguration:
+    """Look up what is finished already."""
+    run = store.find_finished("configuration", planned.key) if store else None
+    if run is not None:
+        planned = replace(planned, run=run)
+    stages = []
+    for stage in planned.stages:
+        found = store.find_finished(stage.stage, stage.key) if store else None
+        waiting = spool.find(stage.key) if spool and found is None else None
+        stages.append(replace(stage, run=found, spooled=waiting is not None and waiting.result.failure is None))
+    return replace(planned, stages=tuple(stages))
+
+
+def _impossible(findings: Mapping[bool, Sequence[doctor.Finding]], planned: PlannedConfiguration) -> Failure | None:
+    """What `slim.doctor` says about precision and engine in the environments of the workers."""
+    for quantizing, found in findings.items():
+        if quantizing and not planned.precision.is_quantized:
+            continue
+        for finding in found:
+            if (finding.precision, finding.engine) == (planned.precision.name, planned.engine):
+                reason = finding.quantize_problem if quantizing else finding.serve_problem
+                if reason is not None:
+                    return Failure(reason.reason, reason.message)
+    return None
+
+
+def _preflight(source: ModelSource, precision: Precision, config: SweepConfig) -> Failure | None:
+    """What the model's shape says about the scheme, when the model is here."""
+    path = models.materialized(source)
+    if path is None:
+        return None
+    return _caught(lambda: quantize.preflight(checkpoints.describe(path), precision, config.quantize))
+
+
+def _caught(call: Callable[[], object]) -> Failure | None:
+    try:
+        call()
+    except StageError as error:
+        return Failure(error.reason, error.message)
+    return None
+
+
+def _parameters(source: ModelSource) -> float:
+    """Parameters for estimates: counted when the model is here, else a guess."""
+    path = models.materialized(source)
+    if path is None:
+        return (
+            _ROUGH_PARAMETERS
+            if source.kind == "hub"
+            else source.path.stat().st_size
+            if source.path and source.path.is_file()
+            else _ROUGH_PARAMETERS
+        )
+    try:
+        return float(checkpoints.describe(path).parameters)
+    except StageError:
+        return _ROUGH_PARAMETERS
+
+
+__all__ = ["Plan", "PlannedConfiguration", "PlannedStage", "Reason", "make"]

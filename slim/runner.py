@@ -1,0 +1,114 @@
+"""Runs stages of a planned configuration in workers. Knows nothing of the store."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from slim import checkpoint as checkpoints
+from slim import models, quantize
+from slim.config import SweepConfig
+from slim.cooling import Cooling
+from slim.errors import Reason, StageError, UserError
+from slim.executor import LocalExecutor, Outcome
+from slim.jobs import Job, Spool, Spooled, StageOrder
+from slim.plan import PlannedConfiguration, PlannedStage
+from slim.records import Progress
+
+OnStageProgress = Callable[[str, str, Progress], None]
+
+
+class Runner:
+    """Starts workers one after another and adds up their time.
+
+    Args:
+        config: the sweep: seed, interpreters, time limits.
+        spool: where workers leave results.
+        on_progress: told configuration, stage and progress.
+        on_tick: called several times a second.
+
+    Attributes:
+        work_s: of the stages that finished, by their own account.
+        engine_start_s: of the engines that were opened.
+        engine_starts: how many.
+    """
+
+    def __init__(
+        self, config: SweepConfig, spool: Spool, on_progress: OnStageProgress, on_tick: Callable[[], None] = lambda: None
+    ) -> None:
+        self._config = config
+        self._spool = spool
+        self._executor = LocalExecutor(spool)
+        self._on_progress = on_progress
+        self._on_tick = on_tick
+        self._cooling = Cooling()
+        self.work_s = self.engine_start_s = 0.0
+        self.engine_starts = 0
+
+    def prepare(self, planned: PlannedConfiguration) -> None:
+        """Fetch or convert the model and find out whether the scheme fits it, before work is spent on it.
+
+        Raises:
+            StageError: the model cannot be had, or the scheme does not fit.
+        """
+        source, precision = planned.source, planned.precision
+        if models.materialized(source) is None:
+            self._launch(
+                planned, Job(source, precision.name, self._config.seed, self._spool.root), self._config.interpreters.measure
+            )
+        path = models.materialized(source)
+        if path is None:
+            raise StageError(Reason.MODEL_UNAVAILABLE, f"model {source.reference!r} is not there after it was fetched")
+        try:
+            quantize.preflight(checkpoints.describe(path), precision, self._config.quantize)
+        except UserError as error:
+            raise StageError(Reason.UNSUPPORTED_SCHEME, str(error)) from error
+
+    def quantize(self, planned: PlannedConfiguration, stage: PlannedStage) -> Spooled:
+        """Make the checkpoint."""
+        job = Job(planned.source, planned.precision.name, self._config.seed, self._spool.root, (_order(stage),))
+        return self._finished(self._launch(planned, job, self._config.interpreters.quantize))[0]
+
+    def measure(self, planned: PlannedConfiguration, stages: list[PlannedStage], checkpoint: Path | None) -> list[Spooled]:
+        """Open the engine once and run the measuring stages.
+
+        Args:
+            planned: the configuration.
+            stages: profile, evaluate or both.
+            checkpoint: to serve; None serves the original weights.
+        """
+        if any(s.stage == "profile" for s in stages) and self._config.profile is not None:
+            self._cooling.wait(self._config.profile.cooldown_s)
+        job = Job(
+            source=planned.source,
+            precision=planned.precision.name,
+            seed=self._config.seed,
+            spool=self._spool.root,
+            orders=tuple(_order(s) for s in stages),
+            engine=planned.engine,
+            options=dict(planned.options),
+            checkpoint=checkpoint,
+        )
+        return self._finished(self._launch(planned, job, self._config.interpreters.measure))
+
+    def _launch(self, planned: PlannedConfiguration, job: Job, interpreter: str | None) -> Outcome:
+        timeouts = self._config.timeouts
+        limits: Mapping[str, float] = {
+            "quantize": timeouts.quantize_s,
+            "profile": timeouts.profile_s,
+            "evaluate": timeouts.evaluate_s,
+        }
+        return self._executor.run(
+            job, interpreter, limits, lambda stage, p: self._on_progress(planned.name, stage, p), self._on_tick
+        )
+
+    def _finished(self, outcome: Outcome) -> list[Spooled]:
+        for spooled in outcome.results:
+            metrics = spooled.result.metrics
+            self.work_s += metrics.get("timing/work_s", 0.0)
+            if "timing/engine_start_s" in metrics:
+                self.engine_start_s += metrics["timing/engine_start_s"]
+                self.engine_starts += 1
+        return list(outcome.results)
+
+
+def _order(stage: PlannedStage) -> StageOrder:
+    return StageOrder(stage.stage, stage.key, dict(stage.config))

@@ -1,0 +1,7 @@
+"""The tracking store (MLflow): the only package, with `slim.registry`, that imports mlflow."""
+
+from slim.store.connection import default_tracking_uri
+from slim.store.contract import TAG, Kind, StoredRun
+from slim.store.store import Store, discard_run, experiment_of
+
+__all__ = ["TAG", "Kind", "Store", "StoredRun", "default_tracking_uri", "discard_run", "experiment_of"]

@@ -1,0 +1,87 @@
+"""Where the store is, and opening it. Foreign errors are translated here."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from slim.errors import StoreConfigError, StoreError
+
+_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
+_ALLOWED = "sqlite:///<absolute path>, http(s)://<server>, or another database that MLflow takes"
+
+
+def default_tracking_uri() -> str:
+    """Return ``MLFLOW_TRACKING_URI``, else a SQLite file in the working directory."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def sqlite_path(tracking_uri: str) -> Path | None:
+    """Return the file of a SQLite store, absolute; None for other stores."""
+    if not tracking_uri.startswith("sqlite:"):
+        return None
+    name = tracking_uri.partition(":///")[2]
+    if not name:
+        raise StoreConfigError(f"tracking store {tracking_uri!r} names no file; allowed: {_ALLOWED}")
+    return Path(name).expanduser().absolute()
+
+
+def check_address(tracking_uri: str) -> str:
+    """Return the address with a SQLite path made absolute, after checking all that can be checked without opening it.
+
+    Raises:
+        StoreConfigError: unknown scheme, missing directory, or a place that cannot be written.
+    """
+    scheme = urlparse(tracking_uri).scheme.partition("+")[0]
+    if scheme not in _SCHEMES:
+        raise StoreConfigError(f"tracking store {tracking_uri!r} is not supported; allowed: {_ALLOWED}")
+    path = sqlite_path(tracking_uri)
+    if path is None:
+        return tracking_uri
+    if not path.parent.is_dir():
+        raise StoreConfigError(
+            f"tracking store {tracking_uri!r}: directory {str(path.parent)!r} does not exist; make it, or name another"
+        )
+    if path.is_dir():
+        raise StoreConfigError(f"tracking store {tracking_uri!r} is a directory; name a file in it")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise StoreConfigError(f"tracking store {tracking_uri!r} cannot be written; name another place or change its permissions")
+    return f"sqlite:///{path}"
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn whatever MLflow or its database raises inside the block into a `StoreError` that says what was being done."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        line = " ".join(str(error).split())[:300]
+        raise StoreError(f"tracking store: {what} failed: {line}") from error
+
+
+def open_client(tracking_uri: str) -> Any:
+    """Return an `MlflowClient` for the store; its database is made when absent.
+
+    Raises:
+        StoreConfigError: it cannot be opened.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # The default is minutes of retries; results wait in the spool, so a sweep need not.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    from mlflow.tracking import MlflowClient
+
+    # MLflow narrates each database migration.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    try:
+        client = MlflowClient(tracking_uri=tracking_uri)
+        client.search_experiments(max_results=1)
+    except Exception as error:
+        line = " ".join(str(error).split())[:200]
+        raise StoreConfigError(f"tracking store {tracking_uri!r} cannot be opened: {line}") from error
+    return client

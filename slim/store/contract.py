@@ -1,0 +1,68 @@
+"""What the store holds, as words: kinds of run, tags, and a run as it is read back. No mlflow here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+SCHEMA: Final = 1
+"""Version of the contract, in the tag ``slim.schema``."""
+
+Kind = Literal["sweep", "configuration", "quantize", "evaluate", "profile", "study"]
+STAGES: Final = ("quantize", "profile", "evaluate")
+
+
+class TAG:
+    """Names of the tags."""
+
+    KIND = "slim.kind"
+    SCHEMA = "slim.schema"
+    KEY = "slim.key"
+    CONFIG = "slim.config"
+    FAILURE = "slim.failure"
+    FAILURE_MESSAGE = "slim.failure_message"
+    BASELINE = "slim.baseline"
+    VALIDITY = "slim.validity"
+    SWEEP = "slim.sweep"
+    STAGE_RUNS = "slim.stage_runs"
+    REPEAT = "slim.repeat"
+    REUSED = "slim.reused"
+    HOST = "slim.host"
+    PID = "slim.pid"
+    HEARTBEAT = "slim.heartbeat"
+    COMMIT = "slim.commit"
+    MOVED = "slim.moved_to"
+    PARENT = "mlflow.parentRunId"
+    NOTE = "mlflow.note.content"
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as the store has it.
+
+    Attributes:
+        run_id: MLflow's id.
+        kind: what it is.
+        name: the run's name.
+        status: MLflow's status: RUNNING, FINISHED, FAILED or KILLED.
+        params, metrics, tags: as logged.
+        start_unix_s, end_unix_s: wall clock; the end is None while it runs.
+        model_ids: LoggedModels that it wrote.
+        artifact_uri: root of its artifacts.
+    """
+
+    run_id: str
+    kind: str
+    name: str
+    status: str
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    start_unix_s: float
+    end_unix_s: float | None
+    model_ids: tuple[str, ...]
+    artifact_uri: str
+
+    @property
+    def duration_s(self) -> float | None:
+        """Wall time; None while it runs."""
+        return None if self.end_unix_s is None else self.end_unix_s - self.start_unix_s

@@ -1,0 +1,457 @@
+"""Reading and writing runs. One process writes; every call is complete by itself."""
+
+import getpass
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+from mlflow.entities import Dataset as MlflowDataset
+from mlflow.entities import DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
+from mlflow.utils.file_utils import local_file_uri_to_path
+
+from slim import metrics as metric_table
+from slim import provenance
+from slim.errors import StoreConfigError
+from slim.jobs import Spooled
+from slim.records import Dataset
+from slim.store import checkpoints
+from slim.store.connection import check_address, open_client, sqlite_path, translated
+from slim.store.contract import SCHEMA, TAG, Kind, StoredRun
+
+STALE_S = 600.0
+"""A run without a heartbeat for this long, on another host, counts as abandoned."""
+
+_PAGE = 1000
+
+
+class Store:
+    """An experiment of a tracking store.
+
+    Args:
+        tracking_uri: checked by `Store.open`.
+        experiment: name.
+        client: MLflow's.
+        experiment_id: None while the experiment does not exist; `ensure_experiment` makes it.
+    """
+
+    def __init__(self, tracking_uri: str, experiment: str, client: Any, experiment_id: str | None) -> None:
+        self.tracking_uri = tracking_uri
+        self.experiment = experiment
+        self.client = client
+        self.experiment_id = experiment_id
+
+    @classmethod
+    def open(cls, tracking_uri: str, experiment: str, *, create: bool = True) -> Self | None:
+        """Open the store.
+
+        Args:
+            tracking_uri: address.
+            experiment: name.
+            create: make database and experiment when absent; otherwise return None where there is nothing to read.
+
+        Raises:
+            StoreConfigError: it cannot be reached or written, or the experiment was deleted.
+        """
+        address = check_address(tracking_uri)
+        path = sqlite_path(address)
+        if not create and path is not None and not path.exists():
+            return None
+        client = open_client(address)
+        with translated("looking up the experiment"):
+            found = client.get_experiment_by_name(experiment)
+        if found is not None and found.lifecycle_stage != "active":
+            raise StoreConfigError(
+                f"experiment {experiment!r} is deleted; restore it with `mlflow experiments restore`, or name another"
+            )
+        if found is None and not create:
+            return None
+        if found is None:
+            # MLflow's default is relative to the working directory of whoever reads it.
+            location = (path.parent / "mlartifacts" / experiment.replace("/", "_")).as_uri() if path is not None else None
+            with translated(f"making experiment {experiment!r}"):
+                experiment_id = client.create_experiment(experiment, artifact_location=location)
+        else:
+            experiment_id = found.experiment_id
+        return cls(address, experiment, client, experiment_id)
+
+    # Reading
+
+    def search(self, filter_string: str, limit: int | None = None, order_by: Sequence[str] = ()) -> list[StoredRun]:
+        """Return the runs of the experiment that an MLflow filter finds, newest first unless ordered otherwise."""
+        found: list[StoredRun] = []
+        token = None
+        with translated("searching runs"):
+            while True:
+                size = min(_PAGE, limit - len(found)) if limit else _PAGE
+                page = self.client.search_runs(
+                    [self.experiment_id], filter_string, max_results=size, order_by=list(order_by), page_token=token
+                )
+                found += [stored(run) for run in page]
+                token = page.token
+                if not token or (limit and len(found) >= limit):
+                    return found
+
+    def get(self, run_id: str) -> StoredRun:
+        """Return one run.
+
+        Raises:
+            StoreError: there is none.
+        """
+        with translated(f"reading run {run_id}"):
+            return stored(self.client.get_run(run_id))
+
+    def find_finished(self, kind: Kind, key: str) -> StoredRun | None:
+        """Return the newest finished run of that kind and key whose checkpoint, if it made one, is still there."""
+        query = f"tags.`{TAG.KIND}` = '{kind}' and tags.`{TAG.KEY}` = '{key}' and attributes.status = 'FINISHED'"
+        for run in self.search(query, limit=5):
+            if kind != "quantize" or self.has_checkpoint(run):
+                return run
+        return None
+
+    def configurations(self, sweep_run: str | None = None) -> list[StoredRun]:
+        """Return configuration runs, of one sweep or of the experiment."""
+        query = f"tags.`{TAG.KIND}` = 'configuration'"
+        return self.search(query + (f" and tags.`{TAG.PARENT}` = '{sweep_run}'" if sweep_run else ""))
+
+    def has_checkpoint(self, run: StoredRun) -> bool:
+        """Whether the checkpoint that a quantize run wrote is still there."""
+        return bool(run.model_ids) and checkpoints.exists(self.client, run.model_ids[0])
+
+    def checkpoint_path(self, run: StoredRun, cache: Path) -> Path:
+        """Return a local directory with the checkpoint of a quantize run; downloaded into ``cache`` from a remote artifact store."""
+        with translated(f"fetching the checkpoint of run {run.run_id}"):
+            return checkpoints.local_path(self.client, run.model_ids[0], cache)
+
+    # Writing
+
+    def begin(
+        self,
+        kind: Kind,
+        name: str,
+        *,
+        parent: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        start_unix_s: float | None = None,
+        join: str | None = None,
+    ) -> str:
+        """Start a run and return its id.
+
+        Args:
+            kind: what it is.
+            name: shown in the UI.
+            parent: run that it is nested in.
+            params: identifying params.
+            tags: further tags.
+            start_unix_s: when the work began; None is now.
+            join: id of a run that exists already (the one that ``mlflow run`` made) and becomes this one; when it lies in another
+                experiment, it is only told where this one is.
+        """
+        with translated(f"starting the {kind} run {name!r}"):
+            everything = {
+                **_context_tags(),
+                TAG.KIND: kind,
+                TAG.SCHEMA: str(SCHEMA),
+                **self.liveness(),
+                **({TAG.PARENT: parent} if parent else {}),
+                **(tags or {}),
+                "mlflow.runName": name,
+            }
+            joined = self.client.get_run(join) if join is not None else None
+            if joined is not None and joined.info.experiment_id == self.experiment_id:
+                run_id = str(joined.info.run_id)
+                # Who started it is already there and says more than this process knows; params cannot be changed.
+                everything = {k: v for k, v in everything.items() if not k.startswith("mlflow.source") and k != "mlflow.user"}
+                params = {k: v for k, v in (params or {}).items() if k not in joined.data.params}
+                self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in everything.items()])
+            else:
+                started = None if start_unix_s is None else int(1000 * start_unix_s)
+                run_id = str(
+                    self.client.create_run(self.experiment_id, start_time=started, tags=everything, run_name=name).info.run_id
+                )
+            self.log(run_id, params=params)
+            if joined is not None and run_id != joined.info.run_id:
+                note = f"The {kind} is run {run_id} of experiment {self.experiment}."
+                self.log(joined.info.run_id, tags={TAG.MOVED: run_id, TAG.NOTE: note})
+            return run_id
+
+    def log(
+        self,
+        run_id: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
+        model_id: str | None = None,
+    ) -> None:
+        """Add params, metrics and tags to a run; what is None is left out.
+
+        Args:
+            run_id: the run.
+            params: new ones; a param that is there already keeps its value.
+            metrics: by key of `slim.metrics`.
+            tags: set or replaced.
+            model_id: LoggedModel that the metrics belong to.
+        """
+        now = int(1000 * time.time())
+        values = metric_table.check(metrics or {})
+        with translated(f"logging to run {run_id}"):
+            self.client.log_batch(
+                run_id,
+                metrics=[Metric(k, v, now, 0, model_id=model_id, run_id=run_id if model_id else None) for k, v in values.items()],
+                params=[Param(k, _text(v)) for k, v in (params or {}).items() if v is not None],
+                tags=[RunTag(k, v) for k, v in (tags or {}).items()],
+            )
+
+    def log_artifacts(self, run_id: str, directory: Path, path: str | None = None) -> None:
+        """Copy the files of a directory into the run's artifacts."""
+        if any(directory.iterdir()):
+            with translated(f"writing artifacts of run {run_id}"):
+                self.client.log_artifacts(run_id, str(directory), path)
+
+    def log_text(self, run_id: str, text: str, path: str) -> None:
+        """Write one text artifact."""
+        with translated(f"writing artifact {path} of run {run_id}"):
+            self.client.log_text(run_id, text, path)
+
+    def finish(self, run_id: str, *, failure: str | None = None, message: str = "", end_unix_s: float | None = None) -> None:
+        """End a run: FINISHED, or FAILED with a typed reason; ``interrupted`` ends it as KILLED."""
+        if failure:
+            self.log(run_id, tags={TAG.FAILURE: failure, TAG.FAILURE_MESSAGE: message[:1000]})
+        status = "FINISHED" if not failure else "KILLED" if failure == "interrupted" else "FAILED"
+        with translated(f"ending run {run_id}"):
+            self.client.set_terminated(run_id, status, None if end_unix_s is None else int(1000 * end_unix_s))
+
+    def log_stage(
+        self,
+        spooled: Spooled,
+        *,
+        name: str,
+        parent: str | None,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        join: str | None = None,
+    ) -> StoredRun:
+        """Write a stage's run from the spool, whole: params, metrics, data sets, artifacts, checkpoint.
+
+        A run that could not be written whole is removed again, so that nothing half-written is left to be found.
+
+        Args:
+            spooled: the result.
+            name: of the configuration.
+            parent: configuration run.
+            params: identifying params of the configuration.
+            tags: further tags.
+            join: as `begin`.
+        """
+        result = spooled.result
+        everything = {TAG.KEY: result.key, TAG.CONFIG: name, **tags, **result.tags}
+        run_id = self.begin(
+            result.stage,
+            f"{result.stage} {name}",
+            parent=parent,
+            params={**params, **result.params},
+            tags=everything,
+            start_unix_s=result.started_unix_s,
+            join=join,
+        )
+        try:
+            model_id = None
+            if spooled.checkpoint is not None:
+                with translated("writing the checkpoint"):
+                    model_id = checkpoints.write(
+                        self.client,
+                        str(self.experiment_id),
+                        run_id,
+                        spooled.checkpoint,
+                        name=name,
+                        params=params,
+                        key=result.key,
+                    )
+                    self.client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])
+            self.log(run_id, metrics=result.metrics, model_id=model_id)
+            self.log_datasets(run_id, result.datasets)
+            self.log_artifacts(run_id, spooled.artifacts)
+            failure = result.failure
+            self.finish(
+                run_id,
+                failure=failure.reason.value if failure else None,
+                message=failure.message if failure else "",
+                end_unix_s=result.ended_unix_s,
+            )
+        except Exception:
+            self._undo(run_id, keep=join is not None)
+            raise
+        return self.get(run_id)
+
+    def log_datasets(self, run_id: str, datasets: Iterable[Dataset]) -> None:
+        """Log data sets as inputs of a run."""
+        inputs = [
+            DatasetInput(
+                MlflowDataset(
+                    name=d.name,
+                    digest=d.digest[:36],
+                    source_type="local",
+                    source=json.dumps({"uri": d.source}),
+                    profile=json.dumps({"num_rows": d.items}),
+                ),
+                [InputTag("mlflow.data.context", d.context)],
+            )
+            for d in datasets
+        ]
+        if inputs:
+            with translated(f"logging data sets of run {run_id}"):
+                self.client.log_inputs(run_id, inputs)
+
+    def link_metrics(self, run_id: str, model_id: str, metrics: Mapping[str, float]) -> None:
+        """Say that a checkpoint was measured in a run, and link these metrics to it."""
+        self.log(run_id, metrics=metrics, model_id=model_id)
+
+    def _undo(self, run_id: str, keep: bool) -> None:
+        """Remove a run that could not be written whole, as far as the store still answers."""
+        try:
+            for model_id in self.get(run_id).model_ids:
+                self.client.delete_logged_model(model_id)
+            self.client.set_terminated(run_id, "FAILED")
+            if not keep:
+                self.client.delete_run(run_id)
+        except Exception:  # noqa: BLE001 - the first error is the one to report, and the store may be away
+            return
+
+    # Liveness
+
+    def liveness(self) -> dict[str, str]:
+        """Tags that say who works on a run."""
+        process = psutil.Process()
+        return {
+            TAG.HOST: socket.gethostname(),
+            TAG.PID: f"{process.pid}:{int(process.create_time())}",
+            TAG.HEARTBEAT: str(int(time.time())),
+        }
+
+    def heartbeat(self, run_ids: Iterable[str]) -> None:
+        """Say that this process still works on these runs; a store that is away is not an error here."""
+        for run_id in run_ids:
+            try:
+                self.client.set_tag(run_id, TAG.HEARTBEAT, str(int(time.time())))
+            except Exception:  # noqa: BLE001 - the work matters more, and the next beat may pass
+                return
+
+    def abandoned(self) -> list[StoredRun]:
+        """Return runs that still say RUNNING although whoever worked on them is gone."""
+        return [
+            run for run in self.search(f"attributes.status = 'RUNNING' and tags.`{TAG.SCHEMA}` = '{SCHEMA}'") if not _alive(run)
+        ]
+
+    def find_interrupted(self, kind: Kind, key: str) -> StoredRun | None:
+        """Return the newest run of that kind and key that was cut off: abandoned, or ended as interrupted."""
+        query = f"tags.`{TAG.KIND}` = '{kind}' and tags.`{TAG.KEY}` = '{key}' and attributes.status != 'FINISHED'"
+        for run in self.search(query):
+            if run.tags.get(TAG.FAILURE) == "interrupted" or (run.status == "RUNNING" and not _alive(run)):
+                return run
+        return None
+
+    def adopt(self, run: StoredRun, parent: str) -> None:
+        """Go on with an interrupted run, under another parent."""
+        with translated(f"going on with run {run.run_id}"):
+            self.client.update_run(run.run_id, status="RUNNING")
+            for tag in (TAG.FAILURE, TAG.FAILURE_MESSAGE):
+                if tag in run.tags:
+                    self.client.delete_tag(run.run_id, tag)
+        self.log(run.run_id, tags={**self.liveness(), TAG.PARENT: parent})
+
+
+def stored(run: Any) -> StoredRun:
+    """Return MLflow's run as a record."""
+    outputs = getattr(run, "outputs", None)
+    return StoredRun(
+        run_id=run.info.run_id,
+        kind=run.data.tags.get(TAG.KIND, ""),
+        name=run.info.run_name or "",
+        status=run.info.status,
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        tags=dict(run.data.tags),
+        start_unix_s=run.info.start_time / 1000,
+        end_unix_s=run.info.end_time / 1000 if run.info.end_time else None,
+        model_ids=tuple(o.model_id for o in outputs.model_outputs) if outputs else (),
+        artifact_uri=run.info.artifact_uri,
+    )
+
+
+def experiment_of(tracking_uri: str, join: str | None, named: str) -> str:
+    """Return the name of the experiment to write to.
+
+    Args:
+        tracking_uri: of the store.
+        join: run that ``mlflow run`` made; its experiment goes before ``named``, unless it is MLflow's Default, which is where
+            runs go when nobody named one.
+        named: the sweep file's.
+
+    Raises:
+        StoreConfigError: the store cannot be opened.
+    """
+    if join is None:
+        return named
+    client = open_client(check_address(tracking_uri))
+    with translated(f"reading run {join}"):
+        experiment = client.get_experiment(client.get_run(join).info.experiment_id)
+    return named if experiment.experiment_id == "0" else str(experiment.name)
+
+
+def discard_run(tracking_uri: str, run_id: str) -> None:
+    """End and delete a run that was for nothing, such as one that ``mlflow run`` made before the input was seen to be wrong."""
+    client = open_client(check_address(tracking_uri))
+    with translated(f"removing run {run_id}"):
+        client.set_terminated(run_id, "FAILED")
+        client.delete_run(run_id)
+
+
+def artifact_path(run: StoredRun) -> Path | None:
+    """Return the local directory of a run's artifacts; None for a remote artifact store."""
+    return Path(local_file_uri_to_path(run.artifact_uri)) if run.artifact_uri.startswith("file:") else None
+
+
+def _alive(run: StoredRun) -> bool:
+    """Whether the process that a run names still works on it."""
+    heartbeat = float(run.tags.get(TAG.HEARTBEAT, 0))
+    if run.tags.get(TAG.HOST) != socket.gethostname():
+        return time.time() - heartbeat < STALE_S
+    pid, _, created = run.tags.get(TAG.PID, "0").partition(":")
+    if int(pid) == os.getpid():
+        return True
+    try:
+        # A pid is used again; the time at which the process started is not.
+        return int(psutil.Process(int(pid)).create_time()) == int(created or -1)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _context_tags() -> dict[str, str]:
+    """What MLflow's UI shows about where a run came from."""
+    commit = provenance.commit()
+    return {
+        "mlflow.user": getpass.getuser(),
+        "mlflow.source.type": "PROJECT",
+        "mlflow.source.name": "slim",
+        **({"mlflow.source.git.commit": commit.removesuffix("-dirty"), TAG.COMMIT: commit} if commit else {}),
+    }
+
+
+def _text(value: Any) -> str:
+    """A param's value as text: what YAML would show, so that a person can copy it back."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ",".join(_text(v) for v in value)
+    if isinstance(value, dict):
+        return json.dumps(value, sort_keys=True)
+    return str(value)
+
+
+__all__ = ["Store", "artifact_path", "discard_run", "experiment_of", "stored"]

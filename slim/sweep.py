@@ -1,0 +1,329 @@
+"""Runs a plan: workers one after another, their results into the store, what is finished left alone."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from slim.errors import Reason, StageError, StoreError, UserError
+from slim.jobs import Spool
+from slim.ledger import Entry, Ledger
+from slim.plan import Plan
+from slim.records import Failure, Progress
+from slim.runner import Runner
+from slim.store import TAG, Store
+from slim.timeleft import TimeLeft
+
+_HEARTBEAT_S = 15.0
+
+Status = Literal["finished", "reused", "failed"]
+EventKind = Literal["stage", "progress", "configuration", "note"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something a person watching wants to see.
+
+    Attributes:
+        kind: a ``stage`` begins, ``progress`` of it, a ``configuration`` ended, or a ``note``.
+        configuration: its name; empty for notes.
+        stage: running stage, or ``prepare`` while the model is fetched or converted.
+        progress: of the stage.
+        message: outcome or note.
+        done, total: configurations ended and in all.
+        left_s: rough wall seconds to the end of the sweep.
+    """
+
+    kind: EventKind
+    configuration: str
+    stage: str = ""
+    progress: Progress | None = None
+    message: str = ""
+    done: int = 0
+    total: int = 0
+    left_s: float = 0.0
+
+
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class ConfigurationOutcome:
+    """How a configuration ended.
+
+    Attributes:
+        name: of the configuration.
+        status: ``reused`` when a finished run was found.
+        run_id: its run; None when the store could not be written.
+        failure: why it failed.
+    """
+
+    name: str
+    status: Status
+    run_id: str | None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """How a sweep ended.
+
+    Attributes:
+        run_id: its run.
+        configurations: in the plan's order; those that ``on_failure: stop`` left out are missing.
+        unlogged: stages whose results wait in the spool because the store was away.
+        wall_s: of the whole.
+        work_s: of the stages that ran, by their own account.
+        engine_start_s: of the engines that were opened.
+        engine_starts: how many.
+    """
+
+    run_id: str
+    configurations: tuple[ConfigurationOutcome, ...]
+    unlogged: int
+    wall_s: float
+    work_s: float
+    engine_start_s: float
+    engine_starts: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether every configuration has its results in the store."""
+        return self.unlogged == 0 and all(c.status != "failed" and c.run_id is not None for c in self.configurations)
+
+
+class SweepRun:
+    """One execution of a plan.
+
+    Args:
+        plan: from `slim.plan.make`.
+        store: where runs go.
+        spool: where workers leave results.
+        on_event: told what happens.
+        join: run that becomes the sweep's run.
+    """
+
+    def __init__(self, plan: Plan, store: Store, spool: Spool, on_event: OnEvent, join: str | None = None) -> None:
+        self.plan = plan
+        self.store = store
+        self.spool = spool
+        self._on_event = on_event
+        self._join = join
+        self._ledger = Ledger(plan, store, spool)
+        self._runner = Runner(plan.config, spool, self._progress, self._tick)
+        self._time_left = TimeLeft(plan)
+        self._beat_s = 0.0
+
+    def execute(self) -> SweepOutcome:
+        """Do what is left of the plan.
+
+        Raises:
+            StoreError: the sweep's own run could not be started.
+            UserError: another sweep works with the same spool.
+        """
+        start = time.perf_counter()
+        with alone(self.spool):
+            run_id = self._begin()
+            try:
+                self._work()
+            except BaseException as error:
+                self._interrupted(error)
+                raise
+            return self._end(run_id, time.perf_counter() - start)
+
+    # The sweep's own run
+
+    def _begin(self) -> str:
+        config = self.plan.config
+        run_id = self.store.begin(
+            "sweep",
+            config.name,
+            params={
+                "models": list(dict.fromkeys(c.source.reference for c in self.plan.configurations)),
+                "precisions": list(dict.fromkeys(f"{c.precision.name}@{c.engine}" for c in self.plan.configurations)),
+                "repeats": config.repeats,
+                "seed": config.seed,
+                "hardware": self.plan.measure.hardware.label,
+            },
+            join=self._join,
+        )
+        self._ledger.sweep_run = run_id
+        planned = {c.key for c in self.plan.configurations}
+        for run in self.store.abandoned():
+            # Those of this plan are gone on with instead.
+            if run.run_id != run_id and run.tags.get(TAG.KEY) not in planned:
+                self.store.finish(run.run_id, failure=Reason.INTERRUPTED.value, message="whoever worked on it is gone")
+        self.store.log_text(run_id, config.model_dump_json(indent=2), "sweep.json")
+        self._log_plan(run_id)
+        return run_id
+
+    def _log_plan(self, run_id: str) -> None:
+        """Write what the sweep is made of, with the runs that stand for it, reused ones included."""
+        rows = [
+            {
+                "configuration": e.planned.name,
+                "key": e.planned.key,
+                "run_id": e.run_id,
+                "reused": e.planned.run is not None,
+                "failure": asdict(e.failure) if e.failure else None,
+                "stages": {f"{s.stage}{s.repeat or ''}": e.done[s.key].run_id for s in e.planned.stages if s.key in e.done},
+            }
+            for e in self._ledger.entries
+        ]
+        environments = {"measure": self.plan.measure.to_json(), "quantize": self.plan.quantize.to_json()}
+        self.store.log_text(run_id, json.dumps({"configurations": rows, "environments": environments}, indent=2), "plan.json")
+
+    def _end(self, run_id: str, wall_s: float) -> SweepOutcome:
+        entries = self._ledger.entries
+        outcomes = tuple(_outcome(e) for e in entries if e.ended or e.failure or e.waiting)
+        failed = [o for o in outcomes if o.status == "failed"]
+        runner = self._runner
+        try:
+            self._log_plan(run_id)
+            counts = {
+                "sweep/configurations": len(entries),
+                "sweep/finished": sum(o.status == "finished" for o in outcomes),
+                "sweep/reused": sum(o.status == "reused" for o in outcomes),
+                "sweep/failed": len(failed),
+                "sweep/wall_s": wall_s,
+                "sweep/work_s": runner.work_s,
+                "sweep/engine_start_s": runner.engine_start_s,
+                "sweep/engine_starts": runner.engine_starts,
+            }
+            reused = [o.name for o in outcomes if o.status == "reused"]
+            self.store.log(run_id, metrics=counts, tags={TAG.REUSED: ",".join(reused)} if reused else {})
+            message = "; ".join(f"{o.name}: {o.failure.reason}" for o in failed if o.failure)
+            self.store.finish(run_id, failure="configurations_failed" if failed else None, message=message)
+        except StoreError as error:
+            self._note(str(error))
+        unlogged = sum(len(e.waiting) for e in entries)
+        return SweepOutcome(run_id, outcomes, unlogged, wall_s, runner.work_s, runner.engine_start_s, runner.engine_starts)
+
+    def _interrupted(self, error: BaseException) -> None:
+        """Say in the store that this sweep was cut off; what it finished stays, and the next one goes on from there."""
+        message = " ".join(str(error).split()) or type(error).__name__
+        open_runs = [e.run_id for e in self._ledger.entries if e.run_id and not e.ended]
+        for run_id in [*open_runs, self._ledger.sweep_run]:
+            try:
+                if run_id is not None:
+                    self.store.finish(run_id, failure=Reason.INTERRUPTED.value, message=message)
+            except StoreError:
+                return
+
+    # The work
+
+    def _work(self) -> None:
+        entries = self._ledger.entries
+        for entry in entries:
+            if entry.ended:
+                self._ended(entry)
+        for repeat in range(self.plan.config.repeats):
+            for entry in entries:
+                if entry.ended or entry.failure:
+                    continue
+                self._advance(entry, repeat)
+                if entry.failure and self.plan.config.on_failure == "stop":
+                    self._note(f"{entry.planned.name} failed, and on_failure is stop")
+                    return
+        for entry in entries:
+            # What a store that was away did not take.
+            if not entry.ended:
+                self._sync(entry)
+
+    def _advance(self, entry: Entry, repeat: int) -> None:
+        """Bring one configuration to the end of a repeat."""
+        entry.collect(self.spool)
+        self._sync(entry)
+        try:
+            if entry.planned.failure is not None:
+                raise StageError(entry.planned.failure.reason, entry.planned.failure.message)
+            self._run_stages(entry, repeat)
+        except StageError as error:
+            entry.failure = Failure(error.reason, error.message)
+        except StoreError as error:
+            entry.failure = Failure(Reason.DEPENDENCY, str(error))
+        if entry.failure or not entry.left():
+            self._sync(entry)
+            self._ended(entry)
+
+    def _run_stages(self, entry: Entry, repeat: int) -> None:
+        todo = [s for s in entry.left() if s.repeat == repeat]
+        if todo:
+            self._runner.prepare(entry.planned)
+        for stage in todo:
+            if stage.stage == "quantize":
+                self._keep(entry, [(stage, self._runner.quantize(entry.planned, stage))])
+        measuring = [s for s in todo if s.stage != "quantize"]
+        if measuring and not entry.failure:
+            results = self._runner.measure(entry.planned, measuring, self._ledger.checkpoint(entry))
+            self._keep(entry, list(zip(measuring, results, strict=True)))
+
+    def _keep(self, entry: Entry, results: list[Any]) -> None:
+        for stage, spooled in results:
+            entry.waiting.append((stage, spooled))
+            entry.failure = entry.failure or spooled.result.failure
+        self._sync(entry)
+
+    def _sync(self, entry: Entry) -> None:
+        """Bring the store up to date; what it does not take stays in the spool and is tried again later."""
+        try:
+            self._ledger.write(entry)
+        except StoreError as error:
+            self._note(f"{error}; results wait in the spool")
+
+    # Telling
+
+    def _progress(self, name: str, stage: str, progress: Progress) -> None:
+        self._time_left.progress(name, stage, progress)
+        self._emit("stage" if progress.step == "start" else "progress", name, stage=stage, progress=progress)
+
+    def _tick(self) -> None:
+        if time.monotonic() - self._beat_s > _HEARTBEAT_S:
+            self._beat_s = time.monotonic()
+            self.store.heartbeat(
+                [r for r in (self._ledger.sweep_run, *(e.run_id for e in self._ledger.entries if not e.ended)) if r]
+            )
+
+    def _ended(self, entry: Entry) -> None:
+        self._time_left.ended(entry.planned.name)
+        outcome = _outcome(entry)
+        message = f"{outcome.status}" + (f": {entry.failure.reason}: {entry.failure.message}" if entry.failure else "")
+        self._emit("configuration", entry.planned.name, message=message)
+
+    def _note(self, message: str) -> None:
+        self._emit("note", "", message=message)
+
+    def _emit(self, kind: EventKind, configuration: str, **values: Any) -> None:
+        entries = self._ledger.entries
+        done = sum(e.ended or e.failure is not None for e in entries)
+        self._on_event(Event(kind, configuration, done=done, total=len(entries), left_s=self._time_left.left_s(), **values))
+
+
+def _outcome(entry: Entry) -> ConfigurationOutcome:
+    status: Status = "failed" if entry.failure else "reused" if entry.planned.run else "finished"
+    return ConfigurationOutcome(entry.planned.name, status, entry.run_id, entry.failure)
+
+
+@contextmanager
+def alone(spool: Spool) -> Iterator[None]:
+    """Hold the spool's lock and clear what killed workers left; two sweeps at once would measure each other.
+
+    Raises:
+        UserError: somebody else holds it.
+    """
+    lock = FileLock(spool.root / "sweep.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"another sweep is running on this machine (lock {lock.lock_file}); wait for it, or set SLIM_HOME to another directory"
+        ) from None
+    try:
+        spool.sweep_drafts()
+        yield
+    finally:
+        lock.release()
