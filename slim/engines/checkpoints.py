@@ -12,7 +12,7 @@ def load_config(checkpoint: Path, trust_remote_code: bool) -> Any:
     """Return the configuration of the checkpoint's text model.
 
     Raises:
-        StageError: transformers is missing, or cannot read the configuration or does not know the architecture.
+        StageError: transformers is missing, there is no configuration, or its architecture is unknown.
     """
     try:
         from transformers import AutoConfig
@@ -20,7 +20,9 @@ def load_config(checkpoint: Path, trust_remote_code: bool) -> Any:
         raise StageError(Reason.MISSING_PACKAGE, f"package transformers cannot be imported: {one_line(error)}") from error
     try:
         config = AutoConfig.from_pretrained(str(checkpoint), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    except OSError as error:
+        raise StageError(Reason.MODEL_UNAVAILABLE, f"cannot read the model's configuration: {one_line(error)}") from error
+    except (ValueError, KeyError) as error:
         raise StageError(Reason.UNSUPPORTED_MODEL, f"cannot read the model's configuration: {one_line(error)}") from error
     return config.get_text_config()
 
@@ -50,9 +52,10 @@ def kv_bytes_per_token(config: Any, bytes_per_value: int) -> int | None:
 
 
 def module_bytes(model: Any) -> int:
-    """Return the bytes of a torch module's parameters and buffers, storage that is shared (tied weights) once.
+    """Return the bytes of a torch module's parameters and saved buffers, storage that is shared (tied weights) once.
 
-    The scales of bitsandbytes weights, which are neither parameters nor buffers, count too.
+    Buffers that are computed rather than loaded, such as tables of rotary embeddings, do not count: they are no weights
+    and each engine keeps others. The scales of bitsandbytes weights, neither parameters nor buffers, count.
     """
     storages: dict[tuple[str, int], int] = {}
     for tensor in _tensors(model):
@@ -77,4 +80,6 @@ def _tensors(model: Any) -> Any:
         scales = getattr(parameter, "SCB", None)
         if scales is not None:
             yield scales
-    yield from model.buffers()
+    for module in model.modules():
+        computed = module._non_persistent_buffers_set
+        yield from (b for name, b in module.named_buffers(recurse=False) if name not in computed)

@@ -98,6 +98,7 @@ class VllmEngine:
         except Exception as error:
             failure = _start_failure(error)
             self.close()
+            _release()
             raise failure from error
         bytes_per_token, capacity_tokens = _cache_sizes(engine, tensor_parallel_size)
         self._ids = itertools.count()
@@ -151,11 +152,7 @@ class VllmEngine:
         with suppress(Exception):
             core.shutdown()
         del core
-        with suppress(Exception):
-            cleanup_dist_env_and_memory()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _release()
 
     def _run(
         self,
@@ -355,3 +352,12 @@ def _start_failure(error: BaseException) -> StageError:
     else:
         reason = Reason.ENGINE_START
     return StageError(reason, text)
+
+
+def _release() -> None:
+    """Give back the device and vLLM's process groups, without which no further engine starts in this process."""
+    with suppress(Exception):
+        cleanup_dist_env_and_memory()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
