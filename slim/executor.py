@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,7 @@ class LocalExecutor:
         self,
         job: Job,
         interpreter: str | None,
-        timeouts_s: dict[str, float],
+        timeouts_s: Mapping[str, float],
         on_progress: Callable[[str, Progress], None],
         on_tick: Callable[[], None] = lambda: None,
     ) -> Outcome:
@@ -105,7 +105,7 @@ class LocalExecutor:
     def _watch(
         process: subprocess.Popen[bytes],
         progress_file: Path,
-        timeouts_s: dict[str, float],
+        timeouts_s: Mapping[str, float],
         on_progress: Callable[[str, Progress], None],
         on_tick: Callable[[], None],
     ) -> Reason | None:

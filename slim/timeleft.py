@@ -14,7 +14,7 @@ class TimeLeft:
     """
 
     def __init__(self, plan: Plan) -> None:
-        self._estimates = {(c.name, s.stage): 0.0 for c in plan.configurations for s in c.stages}
+        self._estimates: dict[tuple[str, str], float] = {(c.name, s.stage): 0.0 for c in plan.configurations for s in c.stages}
         for c in plan.configurations:
             for s in c.stages:
                 if s.to_run and c.run is None and c.failure is None:

@@ -53,7 +53,7 @@ def exists(client: Any, model_id: str) -> bool:
     """Whether the files of a LoggedModel are there."""
     try:
         model = client.get_logged_model(model_id)
-        if model.status != LoggedModelStatus.READY:
+        if str(model.status) != str(LoggedModelStatus.READY):
             return False
         if model.artifact_location.startswith("file:"):
             return (Path(local_file_uri_to_path(model.artifact_location)) / MANIFEST).exists()

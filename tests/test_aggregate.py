@@ -1,0 +1,72 @@
+"""Repeats combined and compared with the baseline."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slim import aggregate
+
+
+def test_one_repeat_is_kept_as_it_is() -> None:
+    metrics = {"latency/e2e_mean_ms": 10.0, "latency/e2e_mean_ms_ci_low": 9.0, "validity/ok": 1.0}
+    assert aggregate.combine_repeats([metrics]) == (metrics, [])
+
+
+def test_repeats_give_mean_and_students_interval() -> None:
+    repeats = [
+        {"latency/ttft_mean_ms": v, "latency/ttft_mean_ms_ci_low": 0.0, "memory/weights_mib": 7.0} for v in (9.0, 10.0, 11.0)
+    ]
+    combined, reasons = aggregate.combine_repeats(repeats)
+    assert combined["latency/ttft_mean_ms"] == pytest.approx(10)
+    # t(0.975, 2) * 1 / sqrt(3)
+    assert combined["latency/ttft_mean_ms_ci_high"] == pytest.approx(10 + 4.302653 / 3**0.5)
+    assert combined["memory/weights_mib"] == 7.0
+    assert "memory/weights_mib_ci_low" not in combined
+    assert reasons == []
+
+
+def test_a_metric_that_a_repeat_lacks_is_left_out() -> None:
+    combined, _ = aggregate.combine_repeats([{"memory/peak_mib": 1.0, "energy/net_j_per_query": 2.0}, {"memory/peak_mib": 3.0}])
+    assert combined.keys() == {"memory/peak_mib", "memory/peak_mib_ci_low", "memory/peak_mib_ci_high"}
+
+
+def test_repeats_that_spread_too_far_are_flagged() -> None:
+    repeats = [{"latency/e2e_mean_ms": v, "validity/ok": 1.0} for v in (10.0, 12.0)]
+    combined, reasons = aggregate.combine_repeats(repeats)
+    assert reasons == ["repeats_spread:latency/e2e_mean_ms"]
+    assert combined["validity/ok"] == 0.0
+
+
+def test_one_invalid_repeat_makes_the_configuration_invalid() -> None:
+    combined, _ = aggregate.combine_repeats([{"validity/ok": 1.0}, {"validity/ok": 0.0}])
+    assert combined["validity/ok"] == 0.0
+
+
+def test_impact_against_the_baseline() -> None:
+    baseline = {
+        "latency/e2e_mean_ms": 30.0,
+        "size/checkpoint_gb": 4.0,
+        "accuracy/mmlu": 0.5,
+        "accuracy/mmlu_stderr": 0.1,
+        "accuracy/mean": 0.8,
+    }
+    quantized = {
+        "latency/e2e_mean_ms": 20.0,
+        "size/checkpoint_gb": 1.0,
+        "accuracy/mmlu": 0.45,
+        "accuracy/mmlu_stderr": 0.1,
+        "accuracy/gsm8k": 0.3,
+    }
+    assert aggregate.impact(baseline, quantized) == pytest.approx(
+        {"impact/speedup": 1.5, "impact/size_reduction_pct": 75.0, "impact/mmlu_drop_pct": -10.0}
+    )
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["latency/e2e_mean_ms", "size/checkpoint_gb", "accuracy/a", "accuracy/mean"]), st.floats(0, 1e6)
+    )
+)
+def test_a_configuration_has_no_impact_against_itself(metrics: dict[str, float]) -> None:
+    found = aggregate.impact(metrics, metrics)
+    assert all(value == pytest.approx(1.0 if key == "impact/speedup" else 0.0) for key, value in found.items())

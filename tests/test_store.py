@@ -1,0 +1,264 @@
+"""The store's contract, on a real SQLite store."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from mlflow.tracking import MlflowClient
+
+from slim import checkpoint as checkpoints
+from slim.errors import Reason, StoreConfigError, StoreError
+from slim.jobs import Spool, Spooled
+from slim.records import Dataset, Failure, Stage, StageResult
+from slim.store import TAG, Store, discard_run, experiment_of
+
+PARAMS = {
+    "model": "embedded",
+    "revision": "sha256:1",
+    "precision": "gptq-int4",
+    "method": "gptq",
+    "engine": "vllm",
+    "hardware": "CPU",
+}
+NAME = "tiny/gptq-int4@vllm"
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty database; copying it is much faster than making one."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    assert Store.open(f"sqlite:///{path}", "slim") is not None
+    return path
+
+
+@pytest.fixture
+def store(prepared: Path, tmp_path: Path) -> Iterator[Store]:
+    with sqlite3.connect(prepared) as source, sqlite3.connect(tmp_path / "mlflow.db") as target:
+        source.backup(target)
+        target.execute("UPDATE experiments SET artifact_location = ? WHERE name = 'slim'", [(tmp_path / "artifacts").as_uri()])
+    opened = Store.open(f"sqlite:///{tmp_path / 'mlflow.db'}", "slim")
+    assert opened is not None
+    yield opened
+
+
+def spooled(spool: Spool, stage: Stage, key: str, failure: Failure | None = None, checkpoint: Path | None = None) -> Spooled:
+    result = StageResult(
+        stage,
+        key,
+        metrics={} if failure else {"size/checkpoint_gb": 0.1, "timing/work_s": 2.0},
+        params={"quantize.group_size": 64},
+        datasets=(Dataset("calibration", "builtin:python-docs", "0123", 16, "calibration"),),
+        failure=failure,
+        started_unix_s=1000.0,
+        ended_unix_s=1010.0,
+        has_checkpoint=checkpoint is not None,
+    )
+    with spool.writing(key) as draft:
+        (draft.artifacts / "worker.log").write_text("said")
+        pq.write_table(pa.table({"x": [1, 2]}), draft.artifacts / "requests.parquet")
+        if checkpoint is not None:
+            draft.checkpoint.mkdir()
+            for file in checkpoint.iterdir():
+                (draft.checkpoint / file.name).write_bytes(file.read_bytes())
+        draft.finish(result)
+    found = spool.find(key)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("address", "named"),
+    [
+        ("file:///tmp/mlruns", "not supported"),
+        ("./mlruns", "not supported"),
+        ("ftp://host", "not supported"),
+        ("sqlite:///", "names no file"),
+        ("sqlite:////no/such/directory/mlflow.db", "/no/such/directory"),
+        ("sqlite:////proc/mlflow.db", "cannot be"),
+        ("http://127.0.0.1:9", "cannot be opened"),
+    ],
+)
+def test_a_wrong_store_is_one_line(address: str, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(StoreConfigError) as caught:
+        Store.open(address, "slim")
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("not a database, just text that is long enough to be read as one" * 20)
+    with pytest.raises(StoreConfigError, match="cannot be opened"):
+        Store.open(f"sqlite:///{tmp_path / 'mlflow.db'}", "slim")
+
+
+def test_reading_makes_nothing(tmp_path: Path) -> None:
+    assert Store.open(f"sqlite:///{tmp_path / 'mlflow.db'}", "slim", create=False) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stage_run_holds_all_of_a_result(store: Store, tmp_path: Path, tiny_model: Path) -> None:
+    checkpoint = tmp_path / "made"
+    checkpoint.mkdir()
+    for file in tiny_model.iterdir():
+        (checkpoint / file.name).write_bytes(file.read_bytes())
+    checkpoints.write_manifest(checkpoint, key="q1", parameters=1000)
+    parent = store.begin("configuration", NAME, params=PARAMS, tags={TAG.KEY: "c1"})
+    waiting = spooled(Spool(tmp_path / "spool"), "quantize", "q1", checkpoint=checkpoint)
+    run = store.log_stage(waiting, name=NAME, parent=parent, params=PARAMS, tags={})
+
+    assert (run.kind, run.status) == ("quantize", "FINISHED")
+    assert run.params == {**PARAMS, "quantize.group_size": "64"}
+    assert run.metrics == {"size/checkpoint_gb": 0.1, "timing/work_s": 2.0}
+    assert run.tags[TAG.PARENT] == parent
+    assert run.tags[TAG.KEY] == "q1"
+    assert run.tags[TAG.CONFIG] == NAME
+    assert (run.start_unix_s, run.duration_s) == (1000.0, 10.0)
+    raw = MlflowClient(store.tracking_uri).get_run(run.run_id)
+    assert [d.dataset.name for d in raw.inputs.dataset_inputs] == ["calibration"]
+    assert {f.path for f in MlflowClient(store.tracking_uri).list_artifacts(run.run_id)} == {"worker.log", "requests.parquet"}
+
+    assert store.find_finished("quantize", "q1") == run
+    assert store.find_finished("profile", "q1") is None
+    served = store.checkpoint_path(run, tmp_path / "cache")
+    assert checkpoints.load(served, verify=True).parameters == 1000
+    model = MlflowClient(store.tracking_uri).get_logged_model(run.model_ids[0])
+    assert model.source_run_id == run.run_id
+    assert {m.key: m.value for m in model.metrics} == run.metrics
+    # Linked, not copied: the same bytes on the disk.
+    name = next(f.name for f in served.iterdir() if f.suffix == ".safetensors")
+    assert (served / name).stat().st_ino == ((waiting.checkpoint or Path()) / name).stat().st_ino
+
+
+def test_a_checkpoint_that_is_gone_is_not_reused(store: Store, tmp_path: Path, tiny_model: Path) -> None:
+    checkpoint = tmp_path / "made"
+    checkpoint.mkdir()
+    for file in tiny_model.iterdir():
+        (checkpoint / file.name).write_bytes(file.read_bytes())
+    checkpoints.write_manifest(checkpoint, key="q1", parameters=1000)
+    run = store.log_stage(
+        spooled(Spool(tmp_path / "spool"), "quantize", "q1", checkpoint=checkpoint),
+        name=NAME,
+        parent=None,
+        params=PARAMS,
+        tags={},
+    )
+    for file in store.checkpoint_path(run, tmp_path).iterdir():
+        file.unlink()
+    assert store.find_finished("quantize", "q1") is None
+
+
+def test_a_failure_is_a_typed_result(store: Store, tmp_path: Path) -> None:
+    failed = spooled(Spool(tmp_path / "spool"), "profile", "p1", Failure(Reason.OUT_OF_MEMORY, "no room", "tail"))
+    run = store.log_stage(failed, name=NAME, parent=None, params=PARAMS, tags={})
+    assert run.status == "FAILED"
+    assert run.tags[TAG.FAILURE] == "out_of_memory"
+    assert run.tags[TAG.FAILURE_MESSAGE] == "no room"
+    assert run.metrics == {}
+    assert store.find_finished("profile", "p1") is None
+
+
+def test_what_could_not_be_written_whole_is_removed(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = spooled(Spool(tmp_path / "spool"), "profile", "p1")
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(store.client, "log_artifacts", broken)
+    with pytest.raises(StoreError, match="disk full"):
+        store.log_stage(waiting, name=NAME, parent=None, params=PARAMS, tags={})
+    assert store.search("") == []
+
+
+def test_a_run_that_mlflow_made_becomes_the_sweep(store: Store) -> None:
+    client = MlflowClient(store.tracking_uri)
+    made = client.create_run(store.experiment_id, tags={"mlflow.source.name": "the project"})
+    client.log_param(made.info.run_id, "models", "given")
+    run_id = store.begin("sweep", "demo", params={"models": "embedded", "repeats": 1}, join=made.info.run_id)
+    assert run_id == made.info.run_id
+    run = store.get(run_id)
+    assert run.params == {"models": "given", "repeats": "1"}
+    assert run.tags["mlflow.source.name"] == "the project"
+    assert run.tags[TAG.KIND] == "sweep"
+    assert experiment_of(store.tracking_uri, run_id, "other") == "slim"
+
+
+def test_a_run_in_the_default_experiment_only_points_to_the_sweep(store: Store) -> None:
+    client = MlflowClient(store.tracking_uri)
+    made = client.create_run("0")
+    assert experiment_of(store.tracking_uri, made.info.run_id, "slim") == "slim"
+    run_id = store.begin("sweep", "demo", join=made.info.run_id)
+    assert run_id != made.info.run_id
+    assert client.get_run(made.info.run_id).data.tags[TAG.MOVED] == run_id
+    assert store.get(run_id).kind == "sweep"
+
+
+def test_a_discarded_run_is_gone(store: Store) -> None:
+    run_id = store.begin("sweep", "demo")
+    discard_run(store.tracking_uri, run_id)
+    assert store.search("") == []
+
+
+def test_a_run_of_a_process_that_is_gone_is_abandoned(store: Store) -> None:
+    alive, killed = store.begin("sweep", "alive"), store.begin("sweep", "killed")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    store.log(killed, tags={TAG.PID: f"{ended.pid}:1"})
+    assert [r.run_id for r in store.abandoned()] == [killed]
+    # The number of a process is given again.
+    store.log(killed, tags={TAG.PID: f"{os.getppid()}:{int(psutil.Process(os.getppid()).create_time()) - 5}"})
+    assert [r.run_id for r in store.abandoned()] == [killed]
+    store.log(alive, tags={TAG.HOST: "elsewhere", TAG.HEARTBEAT: str(int(time.time()) - 3600)})
+    assert {r.run_id for r in store.abandoned()} == {killed, alive}
+    store.heartbeat([alive])
+    assert [r.run_id for r in store.abandoned()] == [killed]
+
+
+def test_an_interrupted_configuration_is_gone_on_with(store: Store) -> None:
+    first, second = store.begin("sweep", "first"), store.begin("sweep", "second")
+    run_id = store.begin("configuration", NAME, parent=first, tags={TAG.KEY: "c1"})
+    assert store.find_interrupted("configuration", "c1") is None
+    store.finish(run_id, failure="interrupted", message="SIGTERM")
+    assert store.get(run_id).status == "KILLED"
+    found = store.find_interrupted("configuration", "c1")
+    assert found is not None
+    store.adopt(found, second)
+    adopted = store.get(run_id)
+    assert (adopted.status, adopted.tags[TAG.PARENT]) == ("RUNNING", second)
+    assert TAG.FAILURE not in adopted.tags
+    store.finish(run_id)
+    assert store.find_interrupted("configuration", "c1") is None
+
+
+def test_unknown_values_are_absent(store: Store) -> None:
+    run_id = store.begin("configuration", NAME, params={**PARAMS, "revision": None})
+    with pytest.raises(ValueError, match="not in slim/metrics"):
+        store.log(run_id, metrics={"made_up": 1.0})
+    with pytest.raises(ValueError, match="leave an unknown value out"):
+        store.log(run_id, metrics={"memory/peak_mib": float("nan")})
+    run = store.get(run_id)
+    assert "revision" not in run.params
+    assert run.metrics == {}
+
+
+def test_searching_pages(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slim.store.store._PAGE", 2)
+    made = {store.begin("configuration", f"c{i}") for i in range(5)}
+    assert {r.run_id for r in store.configurations()} == made
+    assert len(store.search("", limit=3)) == 3
+
+
+def test_data_sets_keep_source_and_count(store: Store, tmp_path: Path) -> None:
+    run = store.log_stage(spooled(Spool(tmp_path), "profile", "p1"), name=NAME, parent=None, params=PARAMS, tags={})
+    dataset = MlflowClient(store.tracking_uri).get_run(run.run_id).inputs.dataset_inputs[0]
+    assert json.loads(dataset.dataset.profile) == {"num_rows": 16}
+    assert json.loads(dataset.dataset.source) == {"uri": "builtin:python-docs"}
+    assert [t.value for t in dataset.tags] == ["calibration"]
