@@ -1,0 +1,292 @@
+"""Sweeps end to end: real engines on a tiny model, a real store."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from analysis import frame, summary
+from slim import api
+from slim.config import SweepConfig
+from slim.provenance import ROOT
+from slim.store import TAG, Store
+from slim.sweep import Event
+
+pytestmark = pytest.mark.slow
+
+SMALL: dict[str, Any] = {
+    "quantize": {"calibration": "python-docs", "samples": 4, "max_tokens": 32, "group_size": 32},
+    "evaluate": {"tasks": [{"name": "slim_facts", "limit": 6}], "perplexity_tokens": 64},
+    "profile": {
+        "input_tokens": 8,
+        "output_tokens": 4,
+        "requests": 3,
+        "warmup": {"min_requests": 5, "max_requests": 6, "tolerance": 0.9},
+        "concurrency": [1, 2],
+        "requests_per_concurrency": 1,
+    },
+    "engines": {
+        "vllm": {"max_model_len": 256, "max_num_seqs": 8, "enforce_eager": True, "cpu_kv_cache_gib": 0.25},
+        "transformers": {"max_model_len": 256},
+    },
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SLIM_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def config(model: Path, precisions: list[str], **fields: Any) -> SweepConfig:
+    return SweepConfig.parse({"models": [str(model)], "precisions": precisions, **SMALL, **fields})
+
+
+def address(home: Path) -> str:
+    return f"sqlite:///{home / 'mlflow.db'}"
+
+
+class Stages:
+    """Remembers which stages ran."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "stage" and (not self.ran or self.ran[-1] != f"{event.configuration} {event.stage}"):
+            self.ran.append(f"{event.configuration} {event.stage}")
+
+
+def test_a_sweep_fills_the_store_and_is_reused(home: Path, tiny_model: Path) -> None:
+    sweep = config(tiny_model, ["bf16@transformers", "bnb-nf4@transformers", "bf16@vllm", "gptq-int8@vllm"])
+    store, outcome = api.run(sweep, address(home))
+    assert [c.failure for c in outcome.configurations] == [None] * 4
+    assert outcome.engine_starts == 4
+    by_name = {r.tags[TAG.CONFIG].partition("/")[2]: r for r in store.configurations(outcome.run_id)}
+    assert set(by_name) == {"bf16@transformers", "bnb-nf4@transformers", "bf16@vllm", "gptq-int8@vllm"}
+    for name, run in by_name.items():
+        assert run.status == "FINISHED"
+        assert {"model", "revision", "precision", "method", "engine", "hardware", "profile.requests", "evaluate.tasks"} <= set(
+            run.params
+        )
+        for key in (
+            "accuracy/slim_facts",
+            "accuracy/mean",
+            "fidelity/perplexity",
+            "latency/ttft_p95_ms",
+            "latency/tpot_mean_ms",
+            "latency/itl_p99_ms",
+            "latency/e2e_mean_ms",
+            "latency/amortized_b8_ms",
+            "throughput/output_tokens_per_s",
+            "memory/weights_mib",
+            "memory/peak_mib",
+            "size/checkpoint_gb",
+            "size/bits_per_weight",
+            "validity/ok",
+        ):
+            assert key in run.metrics, (name, key)
+        assert "energy/net_j_per_query" not in run.metrics or store.get(outcome.run_id).params["hardware"].startswith("1x")
+        stages = json.loads(run.tags[TAG.STAGE_RUNS])
+        wanted = {"profile", "evaluate"} | ({"quantize"} if "bf16" not in name else set())
+        assert set(stages) == wanted
+        for kind, (stage_run,) in stages.items():
+            stage = store.get(stage_run)
+            assert (stage.kind, stage.tags[TAG.PARENT], stage.status) == (kind, run.run_id, "FINISHED")
+            files = {f.path for f in MlflowClient(store.tracking_uri).list_artifacts(stage_run)}
+            assert "worker.log" in files
+            assert any(f.endswith(".parquet") for f in files) == (kind != "quantize")
+            assert bool(stage.model_ids) == (kind == "quantize")
+        baseline = run.tags.get(TAG.BASELINE)
+        assert (baseline is None) == (run.params["precision"] == "bf16")
+        if baseline:
+            assert store.get(baseline).tags[TAG.CONFIG].endswith(f"bf16@{run.params['engine']}")
+            assert run.metrics["impact/size_reduction_pct"] > 0
+    assert by_name["gptq-int8@vllm"].metrics["size/bits_per_weight"] < by_name["bf16@vllm"].metrics["size/bits_per_weight"]
+
+    shown = summary.summarize(frame.load(store, outcome.run_id))
+    assert len(shown.rows) == 4
+    assert all(shown.fronts.values())
+
+    stages_seen = Stages()
+    plan = api.plan(sweep, address(home))
+    assert all(c.run is not None for c in plan.configurations)
+    assert plan.estimate_s == 0
+    _, again = api.run(sweep, address(home), stages_seen)
+    assert stages_seen.ran == []
+    assert {c.status for c in again.configurations} == {"reused"}
+    assert {c.run_id for c in again.configurations} == {r.run_id for r in by_name.values()}
+    assert again.ok
+
+
+def test_repeats_are_interleaved_and_combined(home: Path, tiny_model: Path) -> None:
+    stages = Stages()
+    sweep = config(tiny_model, ["bf16@transformers", "fp16@transformers"], repeats=2, evaluate=None)
+    store, outcome = api.run(sweep, address(home), stages)
+    assert outcome.ok
+    assert [s.partition("/")[2] for s in stages.ran] == [
+        "bf16@transformers profile",
+        "fp16@transformers profile",
+        "bf16@transformers profile",
+        "fp16@transformers profile",
+    ]
+    run = store.configurations(outcome.run_id)[0]
+    runs = [store.get(r) for r in json.loads(run.tags[TAG.STAGE_RUNS])["profile"]]
+    assert sorted(r.tags[TAG.REPEAT] for r in runs) == ["0", "1"]
+    mean = sum(r.metrics["latency/e2e_mean_ms"] for r in runs) / 2
+    assert run.metrics["latency/e2e_mean_ms"] == pytest.approx(mean)
+    assert run.metrics["latency/e2e_mean_ms_ci_low"] < mean < run.metrics["latency/e2e_mean_ms_ci_high"]
+
+
+def test_a_configuration_that_fails_is_typed_and_the_others_finish(home: Path, tiny_model: Path) -> None:
+    sweep = config(tiny_model, ["gptq-int8@vllm", "bf16@transformers"], evaluate=None, timeouts={"quantize_s": 0.5})
+    store, outcome = api.run(sweep, address(home))
+    assert not outcome.ok
+    status = {c.name.partition("/")[2]: c for c in outcome.configurations}
+    assert status["bf16@transformers"].status == "finished"
+    failed = status["gptq-int8@vllm"]
+    assert failed.failure is not None
+    assert failed.failure.reason == "timeout"
+    assert failed.run_id is not None
+    run = store.get(failed.run_id)
+    assert (run.status, run.tags[TAG.FAILURE]) == ("FAILED", "timeout")
+    assert store.get(outcome.run_id).status == "FAILED"
+    # Tried again, not taken for finished.
+    plan = api.plan(sweep, address(home))
+    assert [c.run is not None for c in plan.configurations] == [c.precision.name == "bf16" for c in plan.configurations]
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], limit_s: float = 180) -> None:
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def command(home: Path, tiny_model: Path) -> list[str]:
+    path = home / "sweep.json"
+    path.write_text(
+        json.dumps({"models": [str(tiny_model)], "precisions": ["bf16@transformers", "bnb-int8@transformers"], **SMALL})
+    )
+    return [sys.executable, "-m", "entrypoints.sweep", "--config", str(path), "--tracking-uri", address(home)]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_a_sweep_that_was_cut_off_goes_on(home: Path, tiny_model: Path, sent: signal.Signals) -> None:
+    arguments = command(home, tiny_model)
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    spool = home / "home" / "spool"
+
+    def evaluating() -> bool:
+        return any('"stage": "evaluate"' in p.read_text() for p in spool.glob("jobs/*/progress.jsonl"))
+
+    wait_for(evaluating, process)
+    workers = [
+        int(line)
+        for line in subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()
+    ]
+    process.send_signal(sent)
+    process.communicate(timeout=60)
+    assert process.returncode == (-signal.SIGKILL if sent is signal.SIGKILL else 130)
+    for _ in range(100):
+        if not any(Path(f"/proc/{pid}").exists() for pid in workers):
+            break
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+    store = Store.open(address(home), "slim")
+    assert store is not None
+    (first,) = store.search(f"tags.`{TAG.KIND}` = 'sweep'")
+    (begun,) = [r for r in store.configurations() if r.tags[TAG.CONFIG].endswith("bf16@transformers")]
+    stages = Stages()
+    _, outcome = api.run(SweepConfig.load(home / "sweep.json"), address(home), stages)
+    assert outcome.ok
+    assert not any(s.endswith("bf16@transformers profile") for s in stages.ran)
+    assert sum(s.endswith("bf16@transformers evaluate") for s in stages.ran) == 1
+    # The same run, now under the new sweep; the old sweep says that it was cut off.
+    assert {r.run_id for r in store.configurations(outcome.run_id)} >= {begun.run_id}
+    assert store.get(begun.run_id).status == "FINISHED"
+    assert (store.get(first.run_id).status, store.get(first.run_id).tags[TAG.FAILURE]) == ("KILLED", "interrupted")
+    assert len(store.search(f"tags.`{TAG.KIND}` = 'profile'")) == 2
+    assert store.abandoned() == []
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def serve(home: Path, port: int) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+        + ["--backend-store-uri", f"sqlite:///{home / 'server.db'}", "--artifacts-destination", str(home / "served")],
+        cwd=home,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    import urllib.request
+
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+                return process
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("the server did not start")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_results_wait_while_the_server_is_away(home: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    port = free_port()
+    uri = f"http://127.0.0.1:{port}"
+    server = serve(home, port)
+    stages = Stages()
+
+    def watch(event: Event) -> None:
+        stages(event)
+        if event.kind == "stage" and event.stage == "profile" and server.poll() is None:
+            stop(server)
+
+    sweep = config(tiny_model, ["bnb-int8@transformers"])
+    _, outcome = api.run(sweep, uri, watch)
+    assert not outcome.ok
+    assert outcome.unlogged == 2
+    assert len(stages.ran) == 3
+
+    server = serve(home, port)
+    try:
+        seen = Stages()
+        store, again = api.run(sweep, uri, seen)
+        assert seen.ran == []
+        assert again.ok
+        (run,) = store.configurations(again.run_id)
+        assert run.status == "FINISHED"
+        assert "accuracy/slim_facts" in run.metrics
+        # A remote artifact store: the checkpoint is fetched when a new stage needs it.
+        more = config(
+            tiny_model, ["bnb-int8@transformers"], profile=None, evaluate={"tasks": [{"name": "slim_facts", "limit": 3}]}
+        )
+        _, third = api.run(more, uri, seen)
+        assert third.ok
+        assert [s.rpartition(" ")[2] for s in seen.ran] == ["evaluate"]
+    finally:
+        stop(server)
