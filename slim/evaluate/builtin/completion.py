@@ -14,7 +14,7 @@ from slim import text
 
 SEED = 20240229
 CHOICES = 4
-WORDS = range(12, 45)
+WORDS = range(10, 28)
 START_SHARE = 0.45
 
 _PARAGRAPH = re.compile(r"\n\s*\n")
