@@ -1,7 +1,7 @@
 """Resolve the pins and write them, or check that what is written still is what the ``.in`` files ask for.
 
-``lock`` writes ``requirements/{cpu,gpu,dev}.txt`` and ``conda.yaml``; versions that are pinned already stay unless
-``--upgrade`` is given. ``check`` resolves again, the GPU pins for each Python that they serve, and changes nothing.
+``lock`` writes the ``.txt`` beside each ``.in`` and ``conda.yaml``; versions that are pinned already stay unless
+``--upgrade`` is given. ``check`` resolves again, for each Python that the pins serve, and changes nothing.
 Only the standard library is used, so that it runs before there is an environment.
 """
 
@@ -11,12 +11,14 @@ import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
 CONDA = ROOT / "conda.yaml"
-PYTHONS = {"cpu": ("3.11",), "gpu": ("3.11", "3.12")}
+PYTHONS = {"cpu": ("3.11",), "gpu": ("3.11", "3.12"), "gpu-measure": ("3.11", "3.12"), "gpu-quantize": ("3.11", "3.12")}
+SPLIT = ("gpu-measure", "gpu-quantize")
 # The oldest C library that every pinned package has wheels for.
 PLATFORM = "x86_64-manylinux_2_34"
 
@@ -72,9 +74,12 @@ def main() -> int:
 
 def lock(upgrade: bool) -> None:
     """Write all pin files."""
-    pins = {}
+    pins: dict[str, dict[str, str]] = {}
     for kind, pythons in PYTHONS.items():
         kept = {} if upgrade else read(REQUIREMENTS / f"{kind}.txt")
+        if kind in SPLIT:
+            # The pair has the versions of the one environment wherever it can.
+            kept = {**kept, **{name: pin for name, pin in pins["gpu"].items() if name != "compressed-tensors"}}
         pins[kind] = resolve(kind, pythons[0], kept, keep_only_preferred=True)
         # One list serves each Python only if it also is an answer for the newer ones.
         for python in pythons[1:]:
@@ -89,20 +94,20 @@ def check() -> list[str]:
     """Return what is wrong, one line each."""
     problems = []
     pins = {kind: read(REQUIREMENTS / f"{kind}.txt") for kind in PYTHONS}
-    for kind, pythons in PYTHONS.items():
-        for python in pythons:
+    cases = [(kind, python) for kind, pythons in PYTHONS.items() for python in pythons]
+    with ThreadPoolExecutor() as pool:
+        # Nearly all of the time is waiting for the index.
+        answers = pool.map(lambda case: attempt(*case, pins[case[0]]), cases)
+        for (kind, python), answer in zip(cases, answers, strict=True):
             name = f"requirements/{kind}.txt for Python {python}"
-            try:
-                resolved = resolve(kind, python, pins[kind])
-            except SystemExit as failure:
-                problems.append(f"{name} does not resolve: {failure}")
+            if isinstance(answer, str):
+                problems.append(f"{name} does not resolve: {answer}")
                 continue
-            different = sorted(set(resolved.items()) ^ set(pins[kind].items()))
-            print(f"{name}: {len(resolved)} packages")
+            print(f"{name}: {len(answer)} packages")
+            different = sorted(set(answer.items()) ^ set(pins[kind].items()))
             if different:
-                problems.append(
-                    f"{name} differs from what {kind}.in resolves to: {', '.join('=='.join(pin) for pin in different)}"
-                )
+                shown = ", ".join("==".join(pin) for pin in different)
+                problems.append(f"{name} differs from what {kind}.in resolves to: {shown}")
     written = read(REQUIREMENTS / "dev.txt")
     if tools(pins, written) != written:
         problems.append("requirements/dev.txt differs from what dev.in resolves to")
@@ -111,11 +116,19 @@ def check() -> list[str]:
     return problems
 
 
+def attempt(kind: str, python: str, pins: dict[str, str]) -> dict[str, str] | str:
+    """`resolve`, with the reason as text where there is no answer."""
+    try:
+        return resolve(kind, python, pins)
+    except SystemExit as failure:
+        return str(failure)
+
+
 def resolve(kind: str, python: str, pins: dict[str, str], *, keep_only_preferred: bool = False) -> dict[str, str]:
     """Resolve ``<kind>.in``.
 
     Args:
-        kind: ``cpu`` or ``gpu``.
+        kind: a key of `PYTHONS`.
         python: version to resolve for.
         pins: versions to hold to.
         keep_only_preferred: give up a version of ``pins`` that no longer fits, in place of failing.
@@ -128,6 +141,8 @@ def resolve(kind: str, python: str, pins: dict[str, str], *, keep_only_preferred
         arguments += ["--override", str(REQUIREMENTS / "cpu-overrides.txt")]
     else:
         arguments += ["--python-platform", PLATFORM]
+    if kind in SPLIT:
+        arguments += ["--no-config", "--override", str(REQUIREMENTS / "split-overrides.txt")]
     return compile_(arguments, pins, keep_only_preferred, kind)
 
 
