@@ -27,6 +27,13 @@ def load_config(checkpoint: Path, trust_remote_code: bool) -> Any:
     return config.get_text_config()
 
 
+def is_causal(config: Any) -> bool:
+    """Whether transformers knows a causal language model for this configuration."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not getattr(config, "is_encoder_decoder", False)
+
+
 def context_length(config: Any, wanted: int) -> int:
     """Return the context in tokens: ``wanted``, capped at the model's own where it names one."""
     own = [value for value in (getattr(config, field, None) for field in _CONTEXT_FIELDS) if isinstance(value, int)]

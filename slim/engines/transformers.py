@@ -90,15 +90,18 @@ class TransformersEngine:
         torch.manual_seed(spec.seed)
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(str(spec.checkpoint), trust_remote_code=spec.trust_remote_code)
-            self._model = AutoModelForCausalLM.from_pretrained(
+            self._model, loading = AutoModelForCausalLM.from_pretrained(
                 str(spec.checkpoint),
                 dtype=dtype,
                 attn_implementation=spec.options.get("attention", "sdpa"),
                 device_map={"": self._device},
                 trust_remote_code=spec.trust_remote_code,
-            ).eval()
+                output_loading_info=True,
+            )
         except (ImportError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
             raise _start_failure(error) from error
+        _check_loaded(self._model, config, loading)
+        self._model.eval()
         self._eos = _eos_ids(self._model.generation_config, config)
         # The model's own generation settings would fill whatever a request leaves open (sampling, penalties).
         self._model.generation_config = GenerationConfig()
@@ -231,6 +234,18 @@ def _eos_ids(generation: Any, config: Any) -> frozenset[int]:
         if value is not None:
             return frozenset([value] if isinstance(value, int) else value)
     return frozenset()
+
+
+def _check_loaded(model: Any, config: Any, loading: dict[str, Any]) -> None:
+    """Refuse what ``from_pretrained`` only warns of: a scheme it does not know, and weights it made up."""
+    scheme = getattr(config, "quantization_config", None)
+    if scheme and getattr(model, "hf_quantizer", None) is None:
+        method = scheme.get("quant_method") if isinstance(scheme, dict) else scheme
+        raise StageError(Reason.UNSUPPORTED_SCHEME, f"transformers does not know the quantization method {method!r}")
+    for what in ("missing_keys", "mismatched_keys"):
+        if keys := sorted(map(str, loading.get(what) or ())):
+            message = f"the checkpoint does not fit its configuration, {what.replace('_', ' ')}: {', '.join(keys[:3])}"
+            raise StageError(Reason.CHECKPOINT_MISMATCH, message + (f" and {len(keys) - 3} more" if len(keys) > 3 else ""))
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

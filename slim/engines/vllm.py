@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from slim.engines.base import Completion, EngineInfo, EngineSpec, GenerationRequest, Score, ScoreRequest
-from slim.engines.checkpoints import context_length, load_config, module_bytes, one_line
+from slim.engines.checkpoints import context_length, is_causal, load_config, module_bytes, one_line
 from slim.engines.checks import check_generation, check_scores
 from slim.engines.decoding import continuation_text, cut
 from slim.errors import Reason, StageError
@@ -96,7 +96,7 @@ class VllmEngine:
             # CPU kernels repack weights into buffers that no parameter shows, hence the count before that.
             weights_bytes = sum(engine.apply_model(module_bytes)) if device == "cuda" or not counted else sum(counted)
         except Exception as error:
-            failure = _start_failure(error)
+            failure = _start_failure(error, config)
             self.close()
             _release()
             raise failure from error
@@ -338,14 +338,17 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return any(sign in text for sign in (*signs, "larger than the available KV cache memory", "less than requested memory"))
 
 
-def _start_failure(error: BaseException) -> StageError:
+def _start_failure(error: BaseException, config: Any) -> StageError:
     text = one_line(error)
     lowered = text.lower()
     if _is_out_of_memory(error):
         reason = Reason.OUT_OF_MEMORY
     elif isinstance(error, ImportError):
         reason = Reason.MISSING_PACKAGE
-    elif "architectures" in lowered and "support" in lowered:
+    elif "were not initialized from checkpoint" in text:
+        reason = Reason.CHECKPOINT_MISMATCH
+    elif ("architectures" in lowered and "support" in lowered) or not is_causal(config):
+        # vLLM tries transformers' own code for an architecture that it does not have, and fails anywhere in it.
         reason = Reason.UNSUPPORTED_MODEL
     elif any(sign in lowered for sign in ("quantiz", "compressed-tensors", "kernel that can implement", "scheme")):
         reason = Reason.UNSUPPORTED_SCHEME

@@ -63,6 +63,13 @@ def test_a_scheme_that_nobody_knows(name: str, changed: Changed) -> None:
     assert failure(name, changed(quantization_config={"quant_method": "nonsense"})).reason is Reason.UNSUPPORTED_SCHEME
 
 
+@both
+def test_weights_that_are_not_there(name: str, changed: Changed) -> None:
+    error = failure(name, changed(num_hidden_layers=3))
+    assert error.reason is Reason.CHECKPOINT_MISMATCH
+    assert "layers.2" in error.message
+
+
 def test_a_cache_that_does_not_fit_and_one_that_does(tiny_model: Path) -> None:
     assert failure("vllm", tiny_model, cpu_kv_cache_gib=1e6, gpu_memory_utilization=1e-6).reason is Reason.OUT_OF_MEMORY
     engine = open_engine(EngineSpec("vllm", tiny_model, "bfloat16", OPTIONS["vllm"]))
