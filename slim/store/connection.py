@@ -2,6 +2,8 @@
 
 import logging
 import os
+import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,9 +49,27 @@ def check_address(tracking_uri: str) -> str:
         )
     if path.is_dir():
         raise StoreConfigError(f"tracking store {tracking_uri!r} is a directory; name a file in it")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise StoreConfigError(f"tracking store {tracking_uri!r} cannot be written; name another place or change its permissions")
+    try:
+        _probe(path)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreConfigError(
+            f"tracking store {tracking_uri!r} cannot be opened for writing ({error}); name another place"
+        ) from None
     return f"sqlite:///{path}"
+
+
+def _probe(path: Path) -> None:
+    """Make sure that a SQLite file can be written; MLflow itself would try for minutes, and root may write where files cannot be."""
+    if not path.exists():
+        with tempfile.TemporaryFile(dir=path.parent):
+            return
+    if not os.access(path, os.W_OK):
+        raise PermissionError("no permission to write")
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True)
+    try:
+        connection.execute("PRAGMA schema_version").fetchone()
+    finally:
+        connection.close()
 
 
 @contextmanager
