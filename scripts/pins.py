@@ -97,7 +97,7 @@ def check() -> list[str]:
     cases = [(kind, python) for kind, pythons in PYTHONS.items() for python in pythons]
     with ThreadPoolExecutor() as pool:
         # Nearly all of the time is waiting for the index.
-        answers = pool.map(lambda case: attempt(*case, pins[case[0]]), cases)
+        answers = pool.map(lambda case: attempt(case[0], case[1], pins[case[0]]), cases)
         for (kind, python), answer in zip(cases, answers, strict=True):
             name = f"requirements/{kind}.txt for Python {python}"
             if isinstance(answer, str):

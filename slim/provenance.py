@@ -133,7 +133,7 @@ def probe_interpreter(python: str) -> Environment:
     Raises:
         ConfigError: it does not exist, does not run, is no Python or one older than 3.11.
     """
-    program = shutil.which(Path(python).expanduser())
+    program = shutil.which(os.path.expanduser(python))  # noqa: PTH111 - a Path drops the ./ that tells a file from a name
     if program is None:
         raise ConfigError(f"interpreter {python!r}: no such program; allowed: path or name of a Python from 3.11 on")
     # Absolute, since the child starts in the project; not resolved, since a venv's Python is a link whose place matters.
