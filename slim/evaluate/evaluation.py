@@ -94,7 +94,7 @@ def evaluate(
             raise StageError(Reason.EVALUATION, "apply_chat_template: the model's tokenizer has no chat template")
         _seed_everything(seed)
         data_dir = Path(config.data_dir) if config.data_dir is not None else None
-        tasks = load_tasks(config.tasks, config.limit, data_dir, seed)
+        tasks = load_tasks(config.tasks, limit=config.limit, data_dir=data_dir, seed=seed, on_progress=on_progress)
         lm = EngineLM(engine, tokenizer, batch_size=config.batch_size, max_gen_tokens=config.max_gen_tokens)
         lm.on_progress = on_progress
         report = _Report(tokenizer)

@@ -16,6 +16,7 @@ from lm_eval.tasks._index import Entry, Kind
 from slim.config import TaskEntry
 from slim.errors import Reason, SlimError, StageError
 from slim.evaluate.tasks import BUILTIN_DIR, TaskFile, builtin_tasks, find, harness_tasks
+from slim.records import OnProgress, Progress, ignore_progress
 
 _KINDS = {"task": Kind.TASK, "python": Kind.PY_TASK, "group": Kind.GROUP, "tag": Kind.TAG}
 
@@ -44,7 +45,14 @@ class LoadedTask:
         return {"tasks": dict(self.leaves), "groups": dict(self.groups)}
 
 
-def load_tasks(entries: Sequence[TaskEntry], limit: int | None, data_dir: Path | None, seed: int) -> list[LoadedTask]:
+def load_tasks(
+    entries: Sequence[TaskEntry],
+    *,
+    limit: int | None,
+    data_dir: Path | None,
+    seed: int,
+    on_progress: OnProgress = ignore_progress,
+) -> list[LoadedTask]:
     """Load the tasks with their data, few-shot counts and few-shot seeds set.
 
     As in the harness, a group's task that fixes its few-shot count at 0 keeps it.
@@ -54,12 +62,13 @@ def load_tasks(entries: Sequence[TaskEntry], limit: int | None, data_dir: Path |
         limit: for entries without a limit of their own.
         data_dir: mirror of Hub data sets, ``<organisation>/<name>``; None loads from the Hub.
         seed: of the choice of few-shot examples.
+        on_progress: told before each task that is loaded.
 
     Raises:
         ConfigError: an unknown task.
         StageError: data that cannot be had, a task that does not load, a task that two entries contain.
     """
-    manager = _manager(entries, data_dir)
+    manager = _manager(entries, data_dir, on_progress)
     loaded = []
     owners: dict[str, str] = {}
     for entry in entries:
@@ -76,9 +85,9 @@ def load_tasks(entries: Sequence[TaskEntry], limit: int | None, data_dir: Path |
     return loaded
 
 
-def _manager(entries: Sequence[TaskEntry], data_dir: Path | None) -> "_Manager":
+def _manager(entries: Sequence[TaskEntry], data_dir: Path | None, on_progress: OnProgress) -> "_Manager":
     only_builtin = all(find(entry.name) is builtin_tasks().get(entry.name) for entry in entries)
-    return _Manager({**({} if only_builtin else harness_tasks()), **builtin_tasks()}, data_dir)
+    return _Manager({**({} if only_builtin else harness_tasks()), **builtin_tasks()}, data_dir, on_progress)
 
 
 def _set_examples(task: Any, num_fewshot: int | None, seed: int) -> None:
@@ -94,24 +103,26 @@ def _set_examples(task: Any, num_fewshot: int | None, seed: int) -> None:
 class _Manager(TaskManager):  # type: ignore[misc]
     """The harness's manager over an index that has been read already, which saves it half a minute."""
 
-    def __init__(self, known: Mapping[str, TaskFile], data_dir: Path | None) -> None:
+    def __init__(self, known: Mapping[str, TaskFile], data_dir: Path | None, on_progress: OnProgress) -> None:
         super().__init__(include_path=str(BUILTIN_DIR), include_defaults=False)
         self.task_index.update(
             {name: Entry(name, _KINDS[task.kind], task.path, tags=set(task.members)) for name, task in known.items()}
         )
-        self._factory = _Factory(data_dir)
+        self._factory = _Factory(data_dir, on_progress)
         self.sources: dict[str, str] = self._factory.sources
 
 
 class _Factory(TaskFactory):  # type: ignore[misc]
     """Builds tasks with their data taken from the mirror, and says which data set could not be had."""
 
-    def __init__(self, data_dir: Path | None) -> None:
+    def __init__(self, data_dir: Path | None, on_progress: OnProgress) -> None:
         super().__init__()
         self.data_dir = data_dir
+        self.on_progress = on_progress
         self.sources: dict[str, str] = {}
 
     def _build_task(self, entry: Any, overrides: dict[str, Any] | None) -> Any:
+        self.on_progress(Progress("load tasks", len(self.sources), None, "tasks"))
         settings = self._load_full_config(entry, overrides)
         wanted = settings.get("dataset_path")
         local = self._mirrored(wanted)

@@ -1,0 +1,67 @@
+"""Perplexity: windows cover the text once, and the figure is what a direct computation gives."""
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slim.engines import ScoreRequest
+from slim.errors import StageError
+from slim.evaluate.perplexity import TextScores, score_text, text_tokens, window_requests
+from tests.evaluate.conftest import RecordingEngine
+
+
+@given(
+    tokens=st.lists(st.integers(0, 99), min_size=2, max_size=300),
+    prefix=st.sampled_from([(), (7,)]),
+    max_len=st.integers(4, 80),
+)
+def test_windows_score_every_token_but_the_first_once(tokens: list[int], prefix: tuple[int, ...], max_len: int) -> None:
+    requests, window = window_requests(tokens, prefix, max_len)
+    assert [token for request in requests for token in request.continuation] == tokens[1:]
+    place = 0
+    for request in requests:
+        assert request.context == (*prefix, tokens[place])
+        assert len(request.context) + len(request.continuation) <= max_len
+        assert len(request.continuation) <= window
+        place += len(request.continuation)
+
+
+def test_perplexity_is_that_of_the_engines_probabilities(engine: RecordingEngine, tiny_model: Path) -> None:
+    tokenizer = tokenizer_of(tiny_model)
+    scores = score_text(engine, tokenizer, "A sentence. " * 200, 300, batch_size=4)
+    direct = []
+    for request in list(engine.scored):
+        so_far = request.context
+        for token in request.continuation:
+            direct += engine.score([ScoreRequest(so_far, (token,))], 1)[0].logprobs
+            so_far += (token,)
+    assert len(scores.logprobs) == 299
+    assert scores.perplexity == pytest.approx(math.exp(-sum(direct) / 299))
+    rows = list(scores.rows())
+    assert [row["position"] for row in rows] == list(range(1, 300))
+    assert tuple(row["token"] for row in rows) == scores.tokens[1:]
+
+
+def test_the_first_tokens_do_not_depend_on_what_is_left_out(tiny_model: Path) -> None:
+    tokenizer = tokenizer_of(tiny_model)
+    text = "The quick brown fox jumps over the lazy dog; nobody minds. " * 400
+    _, some = text_tokens(tokenizer, text, 100)
+    assert some == tuple(tokenizer.encode(text, add_special_tokens=False)[:100])
+
+
+def test_a_token_without_probability_leaves_the_figure_unknown() -> None:
+    assert TextScores((1, 2, 3), (-1.0, float("-inf")), 512, False).perplexity is None
+
+
+def test_a_text_too_short_is_refused(engine: RecordingEngine, tiny_model: Path) -> None:
+    with pytest.raises(StageError, match="at least 2"):
+        score_text(engine, tokenizer_of(tiny_model), "", 10, batch_size=1)
+
+
+def tokenizer_of(directory: Path):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(directory)

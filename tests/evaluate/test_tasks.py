@@ -1,0 +1,89 @@
+"""What tasks there are and what is refused, all without the harness."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from slim.config import EvaluateConfig, TaskEntry
+from slim.errors import ConfigError
+from slim.evaluate import check_tasks, task_digest, tasks
+
+
+def config(*entries: TaskEntry | str, **settings: object) -> EvaluateConfig:
+    return EvaluateConfig(tasks=tuple(TaskEntry(name=e) if isinstance(e, str) else e for e in entries), **settings)
+
+
+@pytest.mark.parametrize("name", ["slim_facts", "gsm8k", "mmlu", "mmlu_stem_tasks", "hellaswag", "wikitext"])
+def test_known_names_pass(name: str) -> None:
+    check_tasks(config(name))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "parts"),
+    [
+        (config("hellaswg"), ["'hellaswg'", "near: hellaswag"]),
+        (config("slim_fact"), ["'slim_fact'", "near: slim_facts"]),
+        (config("qqqqqqqqqqqqqq"), ["'qqqqqqqqqqqqqq'", "built in: slim_arithmetic, slim_completion, slim_facts"]),
+        (config(TaskEntry(name="slim_facts", num_fewshot=3)), ["slim_facts", "num_fewshot", "0", "3"]),
+        (config(TaskEntry(name="truthfulqa_mc1", num_fewshot=3)), ["truthfulqa_mc1", "num_fewshot", "3"]),
+        (config(TaskEntry(name="humaneval")), ["humaneval", "code"]),
+        (config("slim_facts", data_dir="/no/such/place"), ["evaluate.data_dir", "/no/such/place"]),
+        (config("slim_facts", perplexity_text="/no/such/text"), ["/no/such/text", "python-docs"]),
+    ],
+)
+def test_what_cannot_be_run_is_one_line(wrong: EvaluateConfig, parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_tasks(wrong)
+    assert "\n" not in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_without_the_harness_only_builtin_tasks_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.importlib.util, "find_spec", lambda name: None)
+    check_tasks(config("slim_facts"))
+    with pytest.raises(ConfigError, match="lm-eval is not installed.*slim_facts"):
+        check_tasks(config("gsm8k"))
+
+
+def test_planning_imports_neither_the_harness_nor_torch() -> None:
+    code = (
+        "import sys; from slim.config import EvaluateConfig; from slim.evaluate import check_tasks, task_digest;"
+        "c = EvaluateConfig(tasks=('slim_facts', 'slim_completion', 'gsm8k')); check_tasks(c); task_digest(c);"
+        "print([m for m in ('lm_eval', 'torch', 'transformers', 'datasets', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_digest_follows_what_is_asked(tmp_path: Path) -> None:
+    passage = tmp_path / "passage.txt"
+    passage.write_text("One text.")
+    first = task_digest(config("slim_facts", perplexity_text=str(passage)))
+    assert task_digest(config("slim_facts", perplexity_text=str(passage))) == first
+    passage.write_text("Another text.")
+    assert task_digest(config("slim_facts", perplexity_text=str(passage))) != first
+    assert task_digest(config("slim_facts")) != task_digest(config("slim_completion"))
+
+
+def test_digest_follows_a_builtin_tasks_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = task_digest(config("slim_facts"))
+    changed = tmp_path / "slim_facts.yaml"
+    changed.write_text((tasks.BUILTIN_DIR / "slim_facts.yaml").read_text() + "description: Answer.\n")
+    monkeypatch.setattr(tasks, "BUILTIN_DIR", tmp_path)
+    assert task_digest(config("slim_facts")) != before
+
+
+@pytest.mark.slow
+def test_index_is_the_harnesss_own() -> None:
+    from lm_eval.tasks import TaskManager
+
+    kinds = {"TASK": "task", "PY_TASK": "python", "GROUP": "group", "TAG": "tag"}
+    theirs = {
+        name: (kinds[entry.kind.name], entry.yaml_path, frozenset(entry.tags) if entry.kind.name == "TAG" else frozenset())
+        for name, entry in TaskManager().task_index.items()
+    }
+    ours = {name: (task.kind, task.path, task.members) for name, task in tasks.harness_tasks().items()}
+    assert ours == theirs
