@@ -117,7 +117,7 @@ def make(config: SweepConfig, store: Store | None, spool: Spool | None) -> Plan:
     measure, quantizing = environments(config)
     check(config)
     sources = resolve(config.models)
-    findings = {False: doctor.diagnose(measure), True: doctor.diagnose(quantizing)}
+    findings = {f.subject: f for f in doctor.diagnose(measure, doctor.read_machine(), quantizing) if f.is_configuration}
     planned = []
     for source in sources:
         pairs = [precisions.serve(p.precision, p.engine) for p in config.precisions]
@@ -128,7 +128,7 @@ def make(config: SweepConfig, store: Store | None, spool: Spool | None) -> Plan:
         parameters = _parameters(source)
         for precision, engine in pairs:
             one = _configuration(config, source, precision, engine, measure=measure, quantizing=quantizing, parameters=parameters)
-            failure = _impossible(findings, one) or _preflight(source, precision, config)
+            failure = _impossible(findings, precision, engine) or _preflight(source, precision, config)
             baseline = next((p.name for b in precisions.BASELINES for p, e in pairs if p.name == b and e == engine), None)
             named = f"{source.short_name}/{baseline}@{engine}" if baseline and baseline != precision.name else None
             planned.append(_with_reuse(replace(one, failure=failure, baseline=named), store, spool))
@@ -234,17 +234,12 @@ def _with_reuse(planned: PlannedConfiguration, store: Store | None, spool: Spool
     return replace(planned, stages=tuple(stages))
 
 
-def _impossible(findings: Mapping[bool, Sequence[doctor.Finding]], planned: PlannedConfiguration) -> Failure | None:
-    """What `slim.doctor` says about precision and engine in the environments of the workers."""
-    for quantizing, found in findings.items():
-        if quantizing and not planned.precision.is_quantized:
-            continue
-        for finding in found:
-            if (finding.precision, finding.engine) == (planned.precision.name, planned.engine):
-                reason = finding.quantize_problem if quantizing else finding.serve_problem
-                if reason is not None:
-                    return Failure(reason.reason, reason.message)
-    return None
+def _impossible(findings: Mapping[str, doctor.Finding], precision: Precision, engine: EngineName) -> Failure | None:
+    """What `slim.doctor` says about a precision on an engine in the environments of the workers."""
+    finding = findings.get(f"{precision.name}@{engine}")
+    if finding is None or finding.verdict is not doctor.Verdict.NO:
+        return None
+    return Failure(Reason.MISSING_PACKAGE if "is missing" in finding.detail else Reason.UNSUPPORTED_SCHEME, finding.detail)
 
 
 def _preflight(source: ModelSource, precision: Precision, config: SweepConfig) -> Failure | None:
