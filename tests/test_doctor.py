@@ -7,6 +7,7 @@ import pytest
 
 from slim import doctor, precisions, provenance
 from slim.doctor import Machine, Verdict, diagnose
+from slim.errors import Reason
 from slim.provenance import Environment, Hardware
 
 COMMON = {
@@ -125,6 +126,23 @@ def test_what_cannot_run_is_refused_with_the_reason(case):
     assert all(reason in detail for detail in found.values())
     left = set(ALL) - set(found)
     assert doctor.baseline_runs(findings) is any(name.startswith(("bf16@", "fp16@")) for name in left)
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ("no vLLM", Reason.MISSING_PACKAGE),
+        ("CUDA vLLM on a CPU", Reason.MISSING_PACKAGE),
+        ("old driver", Reason.ENGINE_START),
+        ("Turing", Reason.UNSUPPORTED_SCHEME),
+        ("AVX2 only", Reason.UNSUPPORTED_SCHEME),
+    ],
+)
+def test_the_reason_is_typed(case, reason):
+    machine, _, _ = CASES[case]
+    findings = diagnose(*machine)
+    assert {f.reason for f in findings if f.verdict is Verdict.NO and f.is_configuration} == {reason}
+    assert {f.reason for f in findings if f.verdict is not Verdict.NO or not f.is_configuration} <= {None}
 
 
 def test_slow_arithmetic_is_a_note():
