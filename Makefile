@@ -36,10 +36,8 @@ env-gpu:
 	@scripts/env.sh "$(VENV)" gpu
 
 demo: env       # The sweep of configs/demo.yaml; what is finished already is reused.
-	@export PATH="$(bin):$$PATH"
-	export MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
-	mlflow run . -e sweep --env-manager local --experiment-name slim -P config="$(CONFIG)"
-.ONESHELL: demo
+	@PATH="$(bin):$$PATH" MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" \
+	  mlflow run . -e sweep --env-manager local --experiment-name slim -P config="$(CONFIG)"
 
 test: env
 	@"$(bin)/python" -m pytest $(ARGS)
