@@ -8,7 +8,7 @@ from typing import Any
 from slim import checkpoint as checkpoints
 from slim import doctor, estimate, evaluate, keys, models, precisions, quantize, text
 from slim.config import ModelEntry, SweepConfig
-from slim.errors import ConfigError, Reason, StageError
+from slim.errors import ConfigError, StageError
 from slim.jobs import Spool
 from slim.precisions import EngineName, Precision
 from slim.provenance import Environment, probe, probe_interpreter
@@ -237,9 +237,7 @@ def _with_reuse(planned: PlannedConfiguration, store: Store | None, spool: Spool
 def _impossible(findings: Mapping[str, doctor.Finding], precision: Precision, engine: EngineName) -> Failure | None:
     """What `slim.doctor` says about a precision on an engine in the environments of the workers."""
     finding = findings.get(f"{precision.name}@{engine}")
-    if finding is None or finding.verdict is not doctor.Verdict.NO:
-        return None
-    return Failure(Reason.MISSING_PACKAGE if "is missing" in finding.detail else Reason.UNSUPPORTED_SCHEME, finding.detail)
+    return Failure(finding.reason, finding.detail) if finding is not None and finding.reason is not None else None
 
 
 def _preflight(source: ModelSource, precision: Precision, config: SweepConfig) -> Failure | None:
@@ -273,6 +271,3 @@ def _parameters(source: ModelSource) -> float:
         return float(checkpoints.describe(path).parameters)
     except StageError:
         return _ROUGH_PARAMETERS
-
-
-__all__ = ["Plan", "PlannedConfiguration", "PlannedStage", "Reason", "make"]
