@@ -1,4 +1,4 @@
-"""How long a stage will take: what it took before where the store knows, else a rough count of the work.
+"""How long a stage will take: a rough count of the work over the rough speed of the device.
 
 Estimates serve dry runs and the time left; nothing is decided by them.
 """
@@ -25,12 +25,14 @@ class Machine:
 
 
 MACHINES = {
-    "cpu": Machine(1e10, 1e11, {"vllm": 25.0, "transformers": 12.0}),
+    "cpu": Machine(1e10, 4e11, {"vllm": 25.0, "transformers": 12.0}),
     "cuda": Machine(1.5e12, 2e14, {"vllm": 70.0, "transformers": 20.0}),
 }
 
 _STEP_OVERHEAD_S = {"vllm": 0.002, "transformers": 0.02}
-_ITEM_TOKENS = 400
+_ITEM_TOKENS = 250
+"""A usual prompt; few-shot prompts of MMLU are longer, short ones of the built-in tasks shorter."""
+
 _UNLIMITED_ITEMS = {"mmlu": 14042, "gsm8k": 1319, "hellaswag": 10042}
 _GPTQ_PASSES = 8
 """GPTQ's forward passes, Hessians and solves, in forward passes of the calibration tokens."""

@@ -43,10 +43,15 @@ class TimeLeft:
 
     def left_s(self) -> float:
         """Wall seconds to the end."""
-        known = [(self._estimates[k], s) for k, s in self._spent.items() if self._estimates.get(k)]
-        expected, actual = sum(e for e, _ in known), sum(s for _, s in known)
-        factor = min(10.0, max(0.1, actual / expected)) if expected > 0 else 1.0
-        left = factor * sum(e for k, e in self._estimates.items() if k not in self._spent and k != self._current)
+        left = sum(e * self._factor(k[1]) for k, e in self._estimates.items() if k not in self._spent and k != self._current)
         if self._current is not None and self._current in self._estimates:
-            left += max(0.0, factor * self._estimates[self._current] - (time.monotonic() - self._entered))
+            expected = self._estimates[self._current] * self._factor(self._current[1])
+            left += max(0.0, expected - (time.monotonic() - self._entered))
         return left
+
+    def _factor(self, stage: str) -> float:
+        """How much longer such stages took than estimated; all stages together where none of the kind has ended yet."""
+        ended = [(k, s) for k, s in self._spent.items() if self._estimates.get(k)]
+        alike = [(k, s) for k, s in ended if k[1] == stage] or ended
+        expected, actual = sum(self._estimates[k] for k, _ in alike), sum(s for _, s in alike)
+        return min(10.0, max(0.1, actual / expected)) if expected > 0 else 1.0
