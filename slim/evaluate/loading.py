@@ -3,6 +3,7 @@
 Imports the harness at its top, so import it only where something is evaluated.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,19 +67,14 @@ def load_tasks(
 
     Raises:
         ConfigError: an unknown task.
-        StageError: data that cannot be had, a task that does not load, a task that two entries contain.
+        StageError: data that cannot be had, a task that does not load.
     """
     manager = _manager(entries, data_dir, on_progress)
     loaded = []
-    owners: dict[str, str] = {}
     for entry in entries:
         found = manager.load([entry.name])
         leaves = found["tasks"]
-        for name, task in leaves.items():
-            if owners.setdefault(name, entry.name) != entry.name:
-                raise StageError(
-                    Reason.EVALUATION, f"task {name!r} is part of both {owners[name]!r} and {entry.name!r}: name only one of them"
-                )
+        for task in leaves.values():
             _set_examples(task, entry.num_fewshot, seed)
         sources = {name: manager.sources.get(name, "") for name in leaves}
         loaded.append(LoadedTask(entry, entry.limit or limit, leaves, found.get("groups", {}), sources))
@@ -127,7 +123,7 @@ class _Factory(TaskFactory):  # type: ignore[misc]
         wanted = settings.get("dataset_path")
         local = self._mirrored(wanted)
         try:
-            task = super()._build_task(entry, {**(overrides or {}), **({"dataset_path": local} if local else {})})
+            task = super()._build_task(entry, {**(overrides or {}), **(_from(local, settings) if local else {})})
         except SlimError:
             raise
         except (OSError, datasets.exceptions.DatasetsError, ValueError, RuntimeError, KeyError) as error:
@@ -152,6 +148,20 @@ class _Factory(TaskFactory):  # type: ignore[misc]
             return None
         path = self.data_dir.resolve() / wanted
         return str(path) if path.is_dir() else None
+
+
+def _from(local: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that load a task's data from a local copy.
+
+    The ``datasets`` package caches a local directory under its last name and its configuration, whatever its files
+    hold: of two copies, or a copy before and after a change, it would return the one that it saw first. So each state of
+    a directory gets a cache of its own.
+    """
+    files = sorted(path for path in Path(local).rglob("*") if path.is_file())
+    states = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+    digest = hashlib.sha256("\n".join(states).encode()).hexdigest()[:16]
+    cache = str(Path(datasets.config.HF_DATASETS_CACHE) / f"mirror-{digest}")
+    return {"dataset_path": local, "dataset_kwargs": {**(settings.get("dataset_kwargs") or {}), "cache_dir": cache}}
 
 
 def _one_line(error: BaseException) -> str:

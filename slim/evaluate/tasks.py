@@ -113,17 +113,37 @@ def check_tasks(config: EvaluateConfig) -> None:
     """Make sure that every task exists and can be run as asked, without the harness, an engine or the network.
 
     Raises:
-        ConfigError: an unknown task; examples asked of a task that has none or fixes their number; a task that needs
+        ConfigError: an unknown task; a task that two entries contain; examples asked of a task that has none or fixes their number; a task that needs
             images, sound or the running of generated code; a ``data_dir`` that is no directory; a text that cannot be read.
     """
+    owners: dict[str, str] = {}
     for entry in config.tasks:
         task = find(entry.name)
         if task.kind == "task":
             _check_settings(entry, task.settings)
+        for leaf in leaves(task):
+            owner = owners.setdefault(leaf, entry.name)
+            if owner != entry.name:
+                raise ConfigError(f"evaluate.tasks: {owner!r} and {entry.name!r} both contain {leaf!r}; name only one of them")
     if config.data_dir is not None and not Path(config.data_dir).is_dir():
         raise ConfigError(f"evaluate.data_dir: {config.data_dir!r} is not a directory")
     if config.perplexity_text is not None:
         text.load(config.perplexity_text)
+
+
+def leaves(task: TaskFile) -> frozenset[str]:
+    """Names of the single tasks that a task, group or tag stands for."""
+    if task.kind == "tag":
+        return task.members
+    if task.kind != "group":
+        return frozenset({task.name})
+    known = index_of(BUILTIN_DIR) if task.name in builtin_tasks() else harness_tasks()
+    found: set[str] = set()
+    for member in task.settings.get("task") or ():
+        name = member if isinstance(member, str) else member.get("group", member.get("task"))
+        if isinstance(name, str) and name in known and name != task.name:
+            found |= leaves(known[name])
+    return frozenset(found)
 
 
 def _check_settings(entry: TaskEntry, settings: Mapping[str, Any]) -> None:

@@ -47,3 +47,11 @@ class RecordingEngine(FakeEngine):
 def engine() -> RecordingEngine:
     """A fake engine with room for any built-in prompt."""
     return RecordingEngine(max_model_len=2048)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made-up data sets stay out of the user's cache."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))

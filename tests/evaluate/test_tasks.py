@@ -29,6 +29,8 @@ def test_known_names_pass(name: str) -> None:
         (config(TaskEntry(name="slim_facts", num_fewshot=3)), ["slim_facts", "num_fewshot", "0", "3"]),
         (config(TaskEntry(name="truthfulqa_mc1", num_fewshot=3)), ["truthfulqa_mc1", "num_fewshot", "3"]),
         (config(TaskEntry(name="humaneval")), ["humaneval", "code"]),
+        (config("gsm8k", "math_word_problems"), ["'gsm8k'", "'math_word_problems'", "name only one"]),
+        (config("mmlu_abstract_algebra", "mmlu"), ["'mmlu_abstract_algebra'", "'mmlu'"]),
         (config("slim_facts", data_dir="/no/such/place"), ["evaluate.data_dir", "/no/such/place"]),
         (config("slim_facts", perplexity_text="/no/such/text"), ["/no/such/text", "python-docs"]),
     ],
@@ -41,10 +43,16 @@ def test_what_cannot_be_run_is_one_line(wrong: EvaluateConfig, parts: list[str])
         assert part in str(caught.value)
 
 
+def test_a_group_stands_for_its_tasks() -> None:
+    found = tasks.leaves(tasks.find("mmlu"))
+    assert len(found) == 57
+    assert "mmlu_abstract_algebra" in found
+
+
 def test_without_the_harness_only_builtin_tasks_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks.importlib.util, "find_spec", lambda name: None)
     check_tasks(config("slim_facts"))
-    with pytest.raises(ConfigError, match="lm-eval is not installed.*slim_facts"):
+    with pytest.raises(ConfigError, match=r"lm-eval is not installed.*slim_facts"):
         check_tasks(config("gsm8k"))
 
 
