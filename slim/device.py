@@ -13,6 +13,8 @@ from typing import Any, Protocol, Self
 
 import psutil
 
+from slim import provenance
+
 MIB = 1 << 20
 
 _THROTTLE_REASONS = {
@@ -197,8 +199,9 @@ def _handle(nvml: Any, entry: str) -> Any:
 
 
 def open_device() -> Device:
-    """Return the GPUs that this process sees, else the CPU."""
-    return NvmlDevice.open() or CpuDevice()
+    """Return the GPUs that this process can work on, else the CPU: a GPU that a CPU build of torch cannot use is not measured."""
+    on_gpu = provenance.probe().hardware.device == "cuda"
+    return (NvmlDevice.open() if on_gpu else None) or CpuDevice()
 
 
 @dataclass(frozen=True)
