@@ -6,7 +6,7 @@ from slim.engines import Engine, Score, ScoreRequest
 from slim.records import OnProgress, Progress, ignore_progress
 
 # Tokens a call: a few seconds of work. Each call ends with a batch that runs empty, which a GPU notices.
-_TOKENS_A_CALL = {"cpu": 4096, "cuda": 262_144}
+_TOKENS_A_CALL = {"cpu": 4096, "cuda": 1_048_576}
 
 
 def score_in_chunks(

@@ -1,32 +1,22 @@
 """Evaluation from end to end on an engine without a model: what is asked, counted, written and reported."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from slim.config import EvaluateConfig, TaskEntry
 from slim.errors import Reason, StageError
 from slim.evaluate import evaluate
 from slim.evaluate.samples import COLUMNS
+from slim.evaluate.tasks import find, leaves
 from slim.records import Progress
 from tests.evaluate.conftest import RecordingEngine
 
-CARD = """\
----
-configs:
-- config_name: {name}
-  data_files:
-  - split: train
-    path: {name}/train.jsonl
-  - split: validation
-    path: {name}/train.jsonl
-  - split: test
-    path: {name}/test.jsonl
----
-"""
 SUMS = "slim_arithmetic"
 
 
@@ -41,12 +31,14 @@ def prompts(engine: RecordingEngine, tokenizer_dir: Path) -> list[str]:
     return [tokenizer.decode(request.prompt) for request in engine.generated]
 
 
-def write_copy(folder: Path, name: str, splits: dict[str, list[dict[str, Any]]]) -> None:
-    """Write a data set as a copy of the Hub's has it."""
-    (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / "README.md").write_text(CARD.format(name=name))
+def write_copy(folder: Path, names: list[str], splits: dict[str, list[dict[str, Any]]]) -> None:
+    """Write a data set as a copy of the Hub's has it, with the same items under each of the names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [{"split": split, "path": f"{split}.jsonl"} for split in splits]
+    card = {"configs": [{"config_name": name, "data_files": files} for name in names]}
+    (folder / "README.md").write_text(f"---\n{yaml.safe_dump(card)}---\n")
     for split, items in splits.items():
-        (folder / name / f"{split}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
 
 
 def sums(split: str, numbers: range) -> list[dict[str, Any]]:
@@ -58,12 +50,16 @@ def questions(split: str, count: int) -> list[dict[str, Any]]:
     return [{"question": f"Which {split} is {n}?", "choices": choices, "answerKey": "ABC"[n % 3]} for n in range(count)]
 
 
+def three_splits(examples: str, asked: str, count: int) -> dict[str, list[dict[str, Any]]]:
+    return {"train": questions(examples, 9), "validation": questions(examples, 9), "test": questions(asked, count)}
+
+
 @pytest.fixture
 def mirror(tmp_path: Path) -> Path:
     """Made-up data sets in the Hub's layout."""
     hub = tmp_path / "hub"
-    write_copy(hub / "openai" / "gsm8k", "main", {"train": sums("train", range(8)), "test": sums("test", range(5))})
-    write_copy(hub / "allenai" / "ai2_arc", "ARC-Easy", {"train": questions("train", 9), "test": questions("test", 7)})
+    write_copy(hub / "openai" / "gsm8k", ["main"], {"train": sums("train", range(8)), "test": sums("test", range(5))})
+    write_copy(hub / "allenai" / "ai2_arc", ["ARC-Easy", "ARC-Challenge"], three_splits("train", "test", 7))
     return hub
 
 
@@ -200,10 +196,58 @@ def test_a_harness_task_from_a_local_mirror(
         assert prompt.count("How many test are") == 1
 
 
+def test_a_tag_counts_as_its_tasks(engine: RecordingEngine, tiny_model: Path, tmp_path: Path, mirror: Path) -> None:
+    config = EvaluateConfig(tasks=("ai2_arc",), data_dir=str(mirror), perplexity_text=None)
+    found = evaluate(engine, tiny_model, config, tmp_path, seed=1)
+    both = [found.metrics["accuracy/arc_easy"], found.metrics["accuracy/arc_challenge"]]
+    assert found.metrics["accuracy/mean"] == pytest.approx(sum(both) / 2)
+    assert "accuracy/ai2_arc" not in found.metrics
+    assert found.params["evaluate.items.ai2_arc"] == 14
+
+
+@pytest.mark.slow
+def test_a_group_is_one_figure(engine: RecordingEngine, tiny_model: Path, tmp_path: Path) -> None:
+    names = [name.removeprefix("mmlu_") for name in leaves(find("mmlu_humanities"))]
+    items = [{"question": f"Which is {n}?", "choices": ["a", "b", "c", "d"], "answer": n % 4} for n in range(6)]
+    write_copy(tmp_path / "hub" / "cais" / "mmlu", names, {"dev": items[:3], "test": items})
+    config = EvaluateConfig(
+        tasks=(TaskEntry(name="mmlu_humanities", num_fewshot=2, limit=5),),
+        data_dir=str(tmp_path / "hub"),
+        perplexity_text=None,
+    )
+    found = evaluate(engine, tiny_model, config, tmp_path, seed=1)
+    samples = rows(tmp_path)
+    assert len(samples) == found.params["evaluate.items.mmlu_humanities"] == 13 * 5
+    assert set(found.metrics) == {"accuracy/mmlu_humanities", "accuracy/mmlu_humanities_stderr", "accuracy/mean"}
+    expected = sum(row["correct"] for row in samples) / len(samples)
+    assert found.metrics["accuracy/mmlu_humanities"] == found.metrics["accuracy/mean"] == pytest.approx(expected)
+    subjects = json.loads((tmp_path / "harness.json").read_text())["mmlu_humanities"]["results"]
+    assert len([name for name in subjects if name.startswith("mmlu_")]) == 14
+    assert found.params["evaluate.num_fewshot.mmlu_humanities"] == "2"
+
+
+def test_running_text_has_a_perplexity_and_no_accuracy(engine: RecordingEngine, tiny_model: Path, tmp_path: Path) -> None:
+    pages = [{"page": f"Page {n} says little and says it {n} times."} for n in range(4)]
+    splits = {"train": pages, "validation": pages, "test": pages}
+    write_copy(tmp_path / "hub" / "EleutherAI" / "wikitext_document_level", ["wikitext-2-raw-v1"], splits)
+    config = EvaluateConfig(
+        tasks=("wikitext", TaskEntry(name="slim_facts", limit=5)), data_dir=str(tmp_path / "hub"), perplexity_text=None
+    )
+    found = evaluate(engine, tiny_model, config, tmp_path, seed=1)
+    assert found.metrics["fidelity/wikitext_perplexity"] > 1
+    assert "accuracy/wikitext" not in found.metrics
+    assert found.metrics["accuracy/mean"] == found.metrics["accuracy/slim_facts"]
+    own = [row for row in rows(tmp_path) if row["task"] == "wikitext"]
+    assert [row["correct"] for row in own] == [None] * 4
+    words = sum(len(page["page"].split()) for page in pages)
+    total = sum(row["logprobs"][0] for row in own)
+    assert found.metrics["fidelity/wikitext_perplexity"] == pytest.approx(math.exp(-total / words))
+
+
 def test_a_copy_that_has_changed_is_read_anew(engine: RecordingEngine, tiny_model: Path, tmp_path: Path, mirror: Path) -> None:
     config = EvaluateConfig(tasks=(TaskEntry(name="arc_easy"),), data_dir=str(mirror), perplexity_text=None)
     first = evaluate(engine, tiny_model, config, tmp_path, seed=1)
-    write_copy(mirror / "allenai" / "ai2_arc", "ARC-Easy", {"train": questions("old", 9), "test": questions("new", 6)})
+    write_copy(mirror / "allenai" / "ai2_arc", ["ARC-Easy", "ARC-Challenge"], three_splits("old", "new", 6))
     second = evaluate(engine, tiny_model, config, tmp_path, seed=1)
     assert (first.params["evaluate.items.arc_easy"], second.params["evaluate.items.arc_easy"]) == (7, 6)
     assert first.datasets[0].digest != second.datasets[0].digest
@@ -211,7 +255,7 @@ def test_a_copy_that_has_changed_is_read_anew(engine: RecordingEngine, tiny_mode
 
 
 def test_data_that_cannot_be_had_is_named(engine: RecordingEngine, tiny_model: Path, tmp_path: Path, mirror: Path) -> None:
-    (mirror / "openai" / "gsm8k" / "main" / "test.jsonl").unlink()
+    (mirror / "openai" / "gsm8k" / "test.jsonl").unlink()
     with pytest.raises(StageError) as caught:
         evaluate(engine, tiny_model, EvaluateConfig(tasks=("gsm8k",), data_dir=str(mirror)), tmp_path, seed=1)
     assert caught.value.reason is Reason.DATA_UNAVAILABLE
