@@ -118,7 +118,7 @@ def convert(path: Path, target: Path) -> None:
         bos_token_id=tokens["bos"], eos_token_id=tokens["eos"], pad_token_id=tokens["padding"]
     )
     plain.save_pretrained(target)
-    _tokenizer(header).save_pretrained(target)
+    tokenizer(header).save_pretrained(target)
 
 
 @contextlib.contextmanager
@@ -134,8 +134,8 @@ def _read_once() -> Iterator[None]:
         gguf.GGUFReader, gguf.get_tensor_name_map = reader, names
 
 
-def _tokenizer(header: Header) -> Any:
-    """The file's tokenizer.
+def tokenizer(header: Header) -> Any:
+    """Return the file's tokenizer, as transformers has them.
 
     transformers builds one too, but with the beginning-of-sequence token as the end, without the padding token and
     without the splitting rule that ``tokenizer.ggml.pre`` names, so that digits after a blank or a newline come out wrong.
@@ -146,35 +146,35 @@ def _tokenizer(header: Header) -> Any:
     values = header.values
     tokens, kinds = values["tokenizer.ggml.tokens"], values.get("tokenizer.ggml.token_type", [])
     merges = [tuple(merge.split(" ", 1)) for merge in values["tokenizer.ggml.merges"]]
-    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
+    built = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
     by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False)
     match values["tokenizer.ggml.pre"]:
         case "smollm":
-            tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), by_bytes])
+            built.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), by_bytes])
         case "qwen2":
             from tokenizers import Regex
 
             split = pre_tokenizers.Split(Regex(_QWEN2_SPLIT), behavior="isolated")
             by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-            tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, by_bytes])
-            tokenizer.normalizer = normalizers.NFC()
+            built.pre_tokenizer = pre_tokenizers.Sequence([split, by_bytes])
+            built.normalizer = normalizers.NFC()
         case _:
-            tokenizer.pre_tokenizer = by_bytes
-    tokenizer.decoder = decoders.ByteLevel()
+            built.pre_tokenizer = by_bytes
+    built.decoder = decoders.ByteLevel()
     special = [
         AddedToken(token, special=kind == _CONTROL, normalized=False)
         for token, kind in zip(tokens, kinds, strict=False)
         if kind in (_CONTROL, _USER_DEFINED)
     ]
-    tokenizer.add_tokens(special)
+    built.add_tokens(special)
     named = {name: _token(header, key) for name, key in _SPECIAL.items()}
     bos = named.get("bos_token")
     if bos is not None and values.get("tokenizer.ggml.add_bos_token"):
-        tokenizer.post_processor = processors.TemplateProcessing(
+        built.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, tokens.index(bos))]
         )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=built,
         model_max_length=values[f"{values['general.architecture']}.context_length"],
         clean_up_tokenization_spaces=False,
         chat_template=values.get("tokenizer.chat_template"),

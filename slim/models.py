@@ -159,4 +159,9 @@ def _convert(source: ModelSource, file: Path, on_progress: OnProgress) -> Path:
         ) from error
     except SlimError as error:
         raise StageError(Reason.MODEL_UNAVAILABLE, str(error)) from error
+    except (ValueError, KeyError, IndexError, RuntimeError) as error:
+        # What numpy, gguf and transformers make of a damaged file.
+        raise StageError(
+            Reason.MODEL_UNAVAILABLE, f"model {source.reference!r} cannot be converted: {' '.join(str(error).split())[:200]}"
+        ) from error
     return target
