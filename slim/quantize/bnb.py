@@ -144,24 +144,21 @@ def _prompts(tokenizer: Any, vocabulary: int) -> torch.Tensor:
 
 
 def _answer(model: Any, prompts: torch.Tensor, precision: Precision) -> Answers:
+    """Greedy decoding by hand: ``generate`` goes by generation defaults, which are not part of what is compared."""
+    tokens, logits, cache, fed = [], [], None, prompts
     try:
         with torch.inference_mode():
-            said = model.generate(
-                prompts,
-                attention_mask=torch.ones_like(prompts),
-                max_new_tokens=ANSWER_TOKENS,
-                min_new_tokens=ANSWER_TOKENS,
-                do_sample=False,
-                num_beams=1,
-                output_logits=True,
-                return_dict_in_generate=True,
-                pad_token_id=0,
-            )
+            for _ in range(ANSWER_TOKENS):
+                said = model(input_ids=fed, past_key_values=cache, use_cache=True)
+                cache = said.past_key_values
+                logits.append(said.logits[:, -1].float().cpu())
+                fed = said.logits[:, -1:].argmax(-1)
+                tokens.append(fed.cpu())
     except AssertionError as error:
         raise StageError(
             Reason.UNSUPPORTED_MODEL, f"{precision.name}: bitsandbytes cannot compute with this model's layer sizes here: {error}"
         ) from error
-    return Answers(said.sequences[:, prompts.shape[1] :].cpu(), torch.stack(said.logits, dim=1).float().cpu())
+    return Answers(torch.cat(tokens, dim=1), torch.stack(logits, dim=1))
 
 
 @contextlib.contextmanager
