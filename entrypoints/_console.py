@@ -156,7 +156,7 @@ def print_summary(console: Console, summary: Summary, outcome: SweepOutcome) -> 
             soft_wrap=True,
         )
     console.print(
-        f"Took {duration(outcome.wall_s)}: {duration(outcome.work_s)} of work, {duration(outcome.engine_start_s)} for "
+        f"Took {duration(outcome.wall_s)}: {duration(outcome.work_s + outcome.prepare_s)} of work, {duration(outcome.engine_start_s)} for "
         f"{outcome.engine_starts} engine starts.",
         highlight=False,
     )

@@ -26,6 +26,7 @@ class Runner:
         on_tick: called several times a second.
 
     Attributes:
+        prepare_s: of fetching and converting models.
         work_s: of the stages that finished, by their own account.
         engine_start_s: of the engines that were opened.
         engine_starts: how many.
@@ -40,7 +41,7 @@ class Runner:
         self._on_progress = on_progress
         self._on_tick = on_tick
         self._cooling = Cooling()
-        self.work_s = self.engine_start_s = 0.0
+        self.prepare_s = self.work_s = self.engine_start_s = 0.0
         self.engine_starts = 0
 
     def prepare(self, planned: PlannedConfiguration) -> None:

@@ -77,6 +77,7 @@ class SweepOutcome:
         configurations: in the plan's order; those that ``on_failure: stop`` left out are missing.
         unlogged: stages whose results wait in the spool because the store was away.
         wall_s: of the whole.
+        prepare_s: of fetching and converting models.
         work_s: of the stages that ran, by their own account.
         engine_start_s: of the engines that were opened.
         engine_starts: how many.
@@ -86,6 +87,7 @@ class SweepOutcome:
     configurations: tuple[ConfigurationOutcome, ...]
     unlogged: int
     wall_s: float
+    prepare_s: float
     work_s: float
     engine_start_s: float
     engine_starts: int
@@ -190,6 +192,7 @@ class SweepRun:
                 "sweep/reused": sum(o.status == "reused" for o in outcomes),
                 "sweep/failed": len(failed),
                 "sweep/wall_s": wall_s,
+                "sweep/prepare_s": runner.prepare_s,
                 "sweep/work_s": runner.work_s,
                 "sweep/engine_start_s": runner.engine_start_s,
                 "sweep/engine_starts": runner.engine_starts,
@@ -201,7 +204,16 @@ class SweepRun:
         except StoreError as error:
             self._note(str(error))
         unlogged = sum(len(e.waiting) for e in entries)
-        return SweepOutcome(run_id, outcomes, unlogged, wall_s, runner.work_s, runner.engine_start_s, runner.engine_starts)
+        return SweepOutcome(
+            run_id,
+            outcomes,
+            unlogged,
+            wall_s=wall_s,
+            prepare_s=runner.prepare_s,
+            work_s=runner.work_s,
+            engine_start_s=runner.engine_start_s,
+            engine_starts=runner.engine_starts,
+        )
 
     def _interrupted(self, error: BaseException) -> None:
         """Say in the store that this sweep was cut off; what it finished stays, and the next one goes on from there."""

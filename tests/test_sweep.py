@@ -282,6 +282,7 @@ def test_results_wait_while_the_server_is_away(home: Path, tiny_model: Path, mon
 
     sweep = config(tiny_model, ["bnb-int8@transformers"])
     _, outcome = api.run(sweep, uri, watch)
+    assert [c.failure for c in outcome.configurations] == [None]
     assert not outcome.ok
     assert outcome.unlogged == 2
     assert len(stages.ran) == 3

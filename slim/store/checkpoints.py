@@ -10,6 +10,7 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.uri import is_local_uri
 
 from slim.checkpoint import MANIFEST
 
@@ -38,8 +39,8 @@ def write(client: Any, experiment_id: str, run_id: str, source: Path, *, name: s
     )
     try:
         Model(run_id=run_id, model_id=model.model_id).save(str(source / "MLmodel"))
-        if model.artifact_location.startswith("file:"):
-            _link_tree(source, Path(local_file_uri_to_path(model.artifact_location)))
+        if (local := local_directory(model.artifact_location)) is not None:
+            _link_tree(source, local)
         else:
             client.log_model_artifacts(model.model_id, str(source))
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
@@ -55,8 +56,8 @@ def exists(client: Any, model_id: str) -> bool:
         model = client.get_logged_model(model_id)
         if str(model.status) != str(LoggedModelStatus.READY):
             return False
-        if model.artifact_location.startswith("file:"):
-            return (Path(local_file_uri_to_path(model.artifact_location)) / MANIFEST).exists()
+        if (local := local_directory(model.artifact_location)) is not None:
+            return (local / MANIFEST).exists()
         return any(file.path == MANIFEST for file in client.list_logged_model_artifacts(model_id))
     except MlflowException:
         return False
@@ -65,8 +66,8 @@ def exists(client: Any, model_id: str) -> bool:
 def local_path(client: Any, model_id: str, cache: Path) -> Path:
     """Return a local directory with the checkpoint; downloaded into ``cache`` from a remote artifact store."""
     model = client.get_logged_model(model_id)
-    if model.artifact_location.startswith("file:"):
-        return Path(local_file_uri_to_path(model.artifact_location))
+    if (local := local_directory(model.artifact_location)) is not None:
+        return local
     target = cache / model_id
     if not (target / MANIFEST).exists():
         from mlflow.artifacts import download_artifacts
@@ -74,9 +75,17 @@ def local_path(client: Any, model_id: str, cache: Path) -> Path:
         partial = cache / f".{model_id}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        download_artifacts(artifact_uri=f"models:/{model_id}", dst_path=str(partial), tracking_uri=client.tracking_uri)
-        partial.rename(target)
+        download_artifacts(artifact_uri=model.artifact_location, dst_path=str(partial), tracking_uri=client.tracking_uri)
+        # MLflow puts the last part of the location below the destination.
+        inner = partial if (partial / MANIFEST).exists() else next(p.parent for p in partial.rglob(MANIFEST))
+        inner.rename(target)
+        shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def local_directory(uri: str) -> Path | None:
+    """Return the directory of an artifact location on this machine, with or without ``file:``; None for any other."""
+    return Path(local_file_uri_to_path(uri)) if is_local_uri(uri, is_tracking_or_registry_uri=False) else None
 
 
 def _link_tree(source: Path, target: Path) -> None:

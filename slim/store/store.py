@@ -12,7 +12,6 @@ from typing import Any, Self
 import psutil
 from mlflow.entities import Dataset as MlflowDataset
 from mlflow.entities import DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
-from mlflow.utils.file_utils import local_file_uri_to_path
 
 from slim import metrics as metric_table
 from slim import provenance
@@ -412,11 +411,6 @@ def discard_run(tracking_uri: str, run_id: str) -> None:
         client.delete_run(run_id)
 
 
-def artifact_path(run: StoredRun) -> Path | None:
-    """Return the local directory of a run's artifacts; None for a remote artifact store."""
-    return Path(local_file_uri_to_path(run.artifact_uri)) if run.artifact_uri.startswith("file:") else None
-
-
 def _alive(run: StoredRun) -> bool:
     """Whether the process that a run names still works on it."""
     heartbeat = float(run.tags.get(TAG.HEARTBEAT, 0))
@@ -454,4 +448,4 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-__all__ = ["Store", "artifact_path", "discard_run", "experiment_of", "stored"]
+__all__ = ["Store", "discard_run", "experiment_of", "stored"]
