@@ -131,15 +131,15 @@ def print_plan(console: Console, plan: Plan) -> None:
 
 def print_summary(console: Console, summary: Summary, outcome: SweepOutcome) -> None:
     """Show the configurations, the fronts and what went wrong."""
-    table = Table(*summary.headers, title="Configurations")
+    table = Table(*summary.headers, title=summary.title)
     for row in summary.rows:
         table.add_row(*row)
     for column in table.columns[1:]:
         column.justify = "right"
     console.print(table)
-    for (accuracy, other), names in summary.fronts.items():
+    for title, names in summary.fronts.items():
         if names:
-            console.print(f"Pareto front of {accuracy} against {other}: {', '.join(names)}", highlight=False, soft_wrap=True)
+            console.print(f"Pareto front of {title}: {', '.join(names)}", highlight=False, soft_wrap=True)
     for name, reasons in summary.flagged.items():
         console.print(f"Flagged: {name}: {reasons}", highlight=False, soft_wrap=True)
     for result in outcome.configurations:

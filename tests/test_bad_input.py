@@ -1,0 +1,118 @@
+"""Wrong input: one line that names it, exit code 2, and nothing left in the store."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from mlflow.tracking import MlflowClient
+
+MODEL = "{tiny}"
+STORE = ["--tracking-uri", "sqlite:///{home}/mlflow.db"]
+SWEEP = ["--models", MODEL, "--precisions", "bf16@transformers"]
+
+CASES: list[tuple[str, list[str], list[str]]] = [
+    ("sweep", ["--config", "nowhere.yaml"], ["--config", "nowhere.yaml"]),
+    ("sweep", ["--config", "{home}/broken.yaml"], ["broken.yaml", "not YAML"]),
+    ("sweep", ["--config", "{home}/keys.yaml"], ["modles", "unknown key", "models"]),
+    ("sweep", ["--models", "./nowhere"], ["./nowhere"]),
+    ("sweep", ["--models", "/nowhere/at/all"], ["/nowhere/at/all"]),
+    ("sweep", ["--models", "no such model"], ["no such model", "allowed"]),
+    ("sweep", ["--models", "synthetic:llama"], ["synthetic:llama", "allowed"]),
+    ("sweep", ["--models", "{home}"], ["{home}"]),
+    ("sweep", ["--precisions", "int3"], ["int3", "allowed", "gptq-int4"]),
+    ("sweep", ["--precisions", "bf16@sglang"], ["sglang", "allowed", "vllm"]),
+    ("sweep", ["--precisions", "bnb-nf4@vllm"], ["bnb-nf4", "transformers"]),
+    ("sweep", ["--precisions", "bf16,bf16@vllm"], ["twice", "bf16@vllm"]),
+    ("sweep", [*SWEEP, "--tasks", "slim_fact"], ["slim_fact", "slim_facts"]),
+    ("sweep", [*SWEEP, "--tasks", "slim_facts:many"], ["slim_facts:many", "whole number"]),
+    ("sweep", [*SWEEP, "--limit", "0"], ["--limit", "0"]),
+    ("sweep", [*SWEEP, "--limit", "ten"], ["--limit", "ten"]),
+    ("sweep", [*SWEEP, "--repeats", "-1"], ["--repeats", "-1"]),
+    ("sweep", [*SWEEP, "--set", "profile.requests=-5"], ["profile.requests", "-5"]),
+    ("sweep", [*SWEEP, "--set", "profile.request=5"], ["profile.request", "unknown key", "requests"]),
+    ("sweep", [*SWEEP, "--set", "profile.requests=many"], ["profile.requests", "many"]),
+    ("sweep", [*SWEEP, "--set", "profile.concurrency=[]"], ["concurrency is empty"]),
+    ("sweep", [*SWEEP, "--set", "models=[]"], ["models is empty"]),
+    ("sweep", [*SWEEP, "--set", "evaluate.system_prompt=Hi"], ["apply_chat_template"]),
+    ("sweep", [*SWEEP, "--set", "evaluate.perplexity_text=/no/such/text"], ["/no/such/text", "python-docs"]),
+    ("sweep", [*SWEEP, "--set", "quantize.calibration=./missing.txt"], ["./missing.txt", "python-docs"]),
+    ("sweep", [*SWEEP, "--set", "just words"], ["just words", "field=value"]),
+    ("sweep", [*SWEEP, "--data-dir", "/no/such/mirror"], ["/no/such/mirror"]),
+    ("sweep", [*SWEEP, "--measure-python", "/no/python"], ["/no/python"]),
+    ("sweep", [*SWEEP, "--tracking-uri", "sqlite:////no/such/dir/mlflow.db"], ["/no/such/dir"]),
+    ("sweep", [*SWEEP, "--tracking-uri", "file:///tmp/mlruns"], ["file:///tmp/mlruns", "allowed"]),
+    ("sweep", [*SWEEP, "--no-such-option", "1"], ["--no-such-option"]),
+    ("sweep", ["--models", MODEL, "--precisions", "gptq-int4", "--set", "quantize.group_size=7"], ["7"]),
+    ("quantize", ["--model", MODEL, "--precision", "bf16"], ["bf16", "needs no quantizing", "gptq-int8"]),
+    ("quantize", ["--model", MODEL, "--precision", "gptq-int2"], ["gptq-int2", "allowed"]),
+    ("quantize", ["--model", MODEL, "--precision", "gptq-int4", "--samples", "-1"], ["--samples", "-1"]),
+    ("quantize", ["--model", MODEL, "--precision", "gptq-int4", "--group-size", "100000"], ["100000"]),
+    ("quantize", ["--precision", "gptq-int4"], ["--model"]),
+    ("evaluate", ["--model", MODEL, "--precision", "bf16", "--engine", "tgi"], ["tgi", "allowed"]),
+    ("evaluate", ["--model", MODEL, "--precision", "bf16", "--tasks", "mmlu_proo"], ["mmlu_proo"]),
+    ("evaluate", ["--model", MODEL, "--precision", "bf16", "--system-prompt", "Hi"], ["apply_chat_template"]),
+    ("profile", ["--model", MODEL, "--precision", "bf16", "--concurrency", "8,1"], ["increase"]),
+    ("profile", ["--model", MODEL, "--precision", "bf16", "--concurrency", "1,x"], ["--concurrency", "x"]),
+    ("profile", ["--model", MODEL, "--precision", "bf16", "--input-tokens", "99999"], ["max_model_len"]),
+    ("profile", ["--model", MODEL, "--precision", "bf16", "--revision", "main"], ["revision", "main"]),
+]
+
+
+def invoke(entry: str, arguments: list[str]) -> Result:
+    return CliRunner().invoke(importlib.import_module(f"entrypoints.{entry}").main, arguments)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SLIM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "broken.yaml").write_text("models: [")
+    (tmp_path / "keys.yaml").write_text("modles: [embedded]\nmodels: [embedded]\nprecisions: [bf16]\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("entry", "arguments", "named"), CASES, ids=[" ".join([e, *a]) for e, a, _ in CASES])
+def test_wrong_input(home: Path, tiny_model: Path, entry: str, arguments: list[str], named: list[str]) -> None:
+    def filled(word: str) -> str:
+        return word.replace("{tiny}", str(tiny_model)).replace("{home}", str(home))
+
+    store = [] if "--tracking-uri" in arguments else STORE
+    result = invoke(entry, [filled(a) for a in [*arguments, *store]])
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1, result.output
+    for part in named:
+        assert filled(part) in lines[0]
+    assert not (home / "mlflow.db").exists()
+    assert "Traceback" not in result.output
+
+
+def test_a_run_that_mlflow_made_beforehand_is_removed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"sqlite:///{home}/mlflow.db"
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("slim")
+    run = client.create_run(experiment)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
+    result = invoke("sweep", ["--models", "./nowhere"])
+    assert result.exit_code == 2
+    assert client.search_runs([experiment]) == []
+
+
+def test_a_dry_run_writes_nothing(home: Path, tiny_model: Path) -> None:
+    arguments = [
+        "--models",
+        str(tiny_model),
+        "--precisions",
+        "bf16@transformers,bnb-nf4",
+        "--dry-run",
+        "--tracking-uri",
+        f"sqlite:///{home}/x.db",
+    ]
+    result = invoke("sweep", arguments)
+    assert result.exit_code == 0, result.output
+    assert "bnb-nf4@transformers" in result.output
+    assert "estimate" in result.output
+    assert not (home / "x.db").exists()
