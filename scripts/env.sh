@@ -63,7 +63,8 @@ esac
 size_gb=4
 [[ $kind == cpu ]] || size_gb=10
 echo "Making $venv from ${pins[*]} ($size_gb GB; a few minutes when nothing is cached)"
-install=(scripts/uv pip install --python "$venv/bin/python" --no-deps "${pins[@]/#/--requirements=}")
+# Bytecode is made once, here: torch, transformers and vLLM take half a minute to compile, and every worker imports them.
+install=(scripts/uv pip install --compile-bytecode --python "$venv/bin/python" --no-deps "${pins[@]/#/--requirements=}")
 export TORCH_BUILD=$kind
 if [[ -t 2 ]]; then
   "${install[@]}"
