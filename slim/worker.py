@@ -47,7 +47,9 @@ class ProgressFile:
 
     def enter(self, stage: Stage | str) -> None:
         """The stage that is now worked on; its time limit starts here."""
-        self.stage = stage
+        if (stage, self._step) == (self.stage, "start"):
+            return
+        self.stage, self._step = stage, "start"
         self._write(Progress("start", 0, None))
 
     def __call__(self, progress: Progress) -> None:
