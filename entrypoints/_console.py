@@ -1,5 +1,6 @@
 """What a person sees while a sweep runs, and the table at its end."""
 
+import json
 import shlex
 import sys
 import time
@@ -54,7 +55,7 @@ class Watcher:
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
-        left = f"{duration(event.left_s)} left"
+        left = f", {duration(event.left_s)} left" if event.left_s else ""
         where = f"[{event.done}/{event.total}] {event.configuration}"
         if event.kind == "configuration":
             self._console.print(f"{self._elapsed()} {where}: {event.message}", highlight=False, markup=False)
@@ -65,7 +66,7 @@ class Watcher:
                 self._overall,
                 completed=event.done,
                 total=event.total,
-                detail=f"{event.done}/{event.total} configurations, {left}",
+                detail=f"{event.done}/{event.total} configurations{left}",
             )
             if event.progress is not None:
                 progress = event.progress
@@ -88,7 +89,7 @@ class Watcher:
             progress = event.progress
             count = f" {progress.done}/{progress.total} {progress.unit}" if progress.total else ""
             self._console.print(
-                f"{self._elapsed()} {where} {event.stage}: {progress.step}{count}, {left}", highlight=False, markup=False
+                f"{self._elapsed()} {where} {event.stage}: {progress.step}{count}{left}", highlight=False, markup=False
             )
 
     def _elapsed(self) -> str:
@@ -181,20 +182,21 @@ def print_stage(console: Console, store: Store, outcome: StageOutcome) -> None:
     )
 
 
-def print_address(console: Console, store: Store) -> None:
+def print_address(console: Console, store: Store, run_ids: list[str]) -> None:
     """Show how to look at the configurations in the MLflow UI."""
     search = quote(f"tags.`{TAG.KIND}` = 'configuration'")
-    page = f"/#/experiments/{store.experiment_id}/runs?searchFilter={search}"
-    if store.tracking_uri.startswith("http"):
-        console.print(
-            f"Compare them in the MLflow UI:\n  {store.tracking_uri.rstrip('/')}{page}", highlight=False, soft_wrap=True
-        )
-        return
-    program = Path(sys.executable).parent / "mlflow"
-    shown = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
-    console.print(
-        f"Compare them in the MLflow UI:\n  {shlex.quote(str(shown))} ui --backend-store-uri {shlex.quote(store.tracking_uri)}\n"
-        f"  then open http://127.0.0.1:5000{page}",
-        highlight=False,
-        soft_wrap=True,
+    # Sorted by a metric, MLflow lists the configurations themselves; sorted by time it hides them below their sweep.
+    order = f"orderByKey={quote('metrics.`accuracy/mean`', safe='')}&orderByAsc=false"
+    listed = f"/#/experiments/{store.experiment_id}/runs?searchFilter={search}&{order}"
+    compared = (
+        f"/#/compare-runs?runs={quote(json.dumps(run_ids, separators=(',', ':')))}&experiments=%5B%22{store.experiment_id}%22%5D"
     )
+    address = store.tracking_uri.rstrip("/") if store.tracking_uri.startswith("http") else "http://127.0.0.1:5000"
+    lines = ["In the MLflow UI:"]
+    if not store.tracking_uri.startswith("http"):
+        program = Path(sys.executable).parent / "mlflow"
+        shown = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
+        lines.append(f"  {shlex.quote(str(shown))} ui --backend-store-uri {shlex.quote(store.tracking_uri)}")
+    lines += [f"  all configurations: {address}{listed}", f"  these compared: {address}{compared}"]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

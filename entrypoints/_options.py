@@ -170,7 +170,7 @@ def entry_point(function: Command) -> Command:
         try:
             function(*arguments, **keywords)
         except UserError as error:
-            discard_joined_run()
+            explain_joined_run(f"Wrong input: {error}")
             _fail(str(error), 2)
         except SlimError as error:
             _fail(str(error), 1)
@@ -205,12 +205,12 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def discard_joined_run() -> None:
-    """Remove the run that ``mlflow run`` made, so that nothing is left of a command that does no work."""
+def explain_joined_run(note: str, moved_to: str | None = None) -> None:
+    """Say on the run that ``mlflow run`` made for this process, if any, why it holds nothing."""
     run_id = joined_run()
     if run_id is None:
         return
-    from slim.store import default_tracking_uri, discard_run
+    from slim.store import default_tracking_uri, explain_run
 
     with contextlib.suppress(SlimError):
-        discard_run(default_tracking_uri(), run_id)
+        explain_run(default_tracking_uri(), run_id, note, moved_to)

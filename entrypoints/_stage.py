@@ -54,12 +54,12 @@ def run(
     console = Console(width=None if sys.stdout.isatty() else 160)
     if dry_run:
         _console.print_plan(console, api.plan(planning.only(parsed, stage), tracking_uri))
-        opt.discard_joined_run()
+        opt.explain_joined_run("A dry run: nothing was run.")
         return
     with _console.Watcher(console) as watcher:
         store, outcome = api.stage(stage, parsed, tracking_uri, watcher, join=opt.joined_run(), rerun=rerun)
     if outcome.reused:
-        opt.discard_joined_run()
+        opt.explain_joined_run(f"Finished before, as run {outcome.run.run_id}.", outcome.run.run_id)
     _console.print_stage(console, store, outcome)
     if outcome.failure is not None:
         sys.exit(1)

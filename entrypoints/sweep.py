@@ -91,13 +91,13 @@ def run(
     console = Console(width=None if sys.stdout.isatty() else 160)
     if dry_run:
         _console.print_plan(console, api.plan(parsed, tracking_uri))
-        opt.discard_joined_run()
+        opt.explain_joined_run("A dry run: nothing was run.")
         return
     with _console.Watcher(console) as watcher:
         store, outcome = api.run(parsed, tracking_uri, on_event=watcher, join=opt.joined_run())
     run_ids = [c.run_id for c in outcome.configurations if c.run_id]
     _console.print_summary(console, summary.summarize(frame.load(store, run_ids=run_ids)), outcome)
-    _console.print_address(console, store)
+    _console.print_address(console, store, run_ids)
     if not outcome.ok:
         sys.exit(1)
 

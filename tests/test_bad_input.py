@@ -1,11 +1,17 @@
 """Wrong input: one line that names it, exit code 2, and nothing left in the store."""
 
 import importlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from mlflow.tracking import MlflowClient
+
+from slim.provenance import ROOT
+from slim.store import TAG
 
 MODEL = "{tiny}"
 STORE = ["--tracking-uri", "sqlite:///{home}/mlflow.db"]
@@ -89,16 +95,24 @@ def test_wrong_input(home: Path, tiny_model: Path, entry: str, arguments: list[s
     assert "Traceback" not in result.output
 
 
-def test_a_run_that_mlflow_made_beforehand_is_removed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_through_mlflow_run_only_its_own_run_is_left_and_says_why(home: Path) -> None:
     uri = f"sqlite:///{home}/mlflow.db"
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    arguments = ["run", ".", "-e", "sweep", "--env-manager", "local", "--experiment-name", "slim", "-P", "models=./nowhere"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mlflow", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "Error: " in done.stderr
+    assert "'./nowhere'" in done.stderr
     client = MlflowClient(uri)
-    experiment = client.create_experiment("slim")
-    run = client.create_run(experiment)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
-    result = invoke("sweep", ["--models", "./nowhere"])
-    assert result.exit_code == 2
-    assert client.search_runs([experiment]) == []
+    experiment = client.get_experiment_by_name("slim")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FAILED"
+    assert "./nowhere" in run.data.tags[TAG.NOTE]
+    assert TAG.KIND not in run.data.tags
 
 
 def test_a_dry_run_writes_nothing(home: Path, tiny_model: Path) -> None:

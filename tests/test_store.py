@@ -18,7 +18,7 @@ from slim import checkpoint as checkpoints
 from slim.errors import Reason, StoreConfigError, StoreError
 from slim.jobs import Spool, Spooled
 from slim.records import Dataset, Failure, Stage, StageResult
-from slim.store import TAG, Store, discard_run, experiment_of
+from slim.store import TAG, Store, experiment_of, explain_run
 
 PARAMS = {
     "model": "embedded",
@@ -201,10 +201,11 @@ def test_a_run_in_the_default_experiment_only_points_to_the_sweep(store: Store) 
     assert store.get(run_id).kind == "sweep"
 
 
-def test_a_discarded_run_is_gone(store: Store) -> None:
+def test_a_run_that_holds_nothing_says_why(store: Store) -> None:
     run_id = store.begin("sweep", "demo")
-    discard_run(store.tracking_uri, run_id)
-    assert store.search("") == []
+    explain_run(store.tracking_uri, run_id, "Finished before.", "other")
+    tags = store.get(run_id).tags
+    assert (tags[TAG.NOTE], tags[TAG.MOVED]) == ("Finished before.", "other")
 
 
 def test_a_run_of_a_process_that_is_gone_is_abandoned(store: Store) -> None:

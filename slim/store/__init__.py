@@ -2,6 +2,6 @@
 
 from slim.store.connection import default_tracking_uri
 from slim.store.contract import TAG, Kind, StoredRun
-from slim.store.store import Store, discard_run, experiment_of
+from slim.store.store import Store, experiment_of, explain_run
 
-__all__ = ["TAG", "Kind", "Store", "StoredRun", "default_tracking_uri", "discard_run", "experiment_of"]
+__all__ = ["TAG", "Kind", "Store", "StoredRun", "default_tracking_uri", "experiment_of", "explain_run"]

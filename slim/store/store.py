@@ -403,12 +403,20 @@ def experiment_of(tracking_uri: str, join: str | None, named: str) -> str:
     return named if experiment.experiment_id == "0" else str(experiment.name)
 
 
-def discard_run(tracking_uri: str, run_id: str) -> None:
-    """End and delete a run that was for nothing, such as one that ``mlflow run`` made before the input was seen to be wrong."""
+def explain_run(tracking_uri: str, run_id: str, note: str, moved_to: str | None = None) -> None:
+    """Say on a run that ``mlflow run`` made why it holds nothing. It cannot be deleted: MLflow ends it after us, and fails if it is gone.
+
+    Args:
+        tracking_uri: of the store.
+        run_id: the run.
+        note: shown as its description.
+        moved_to: run that holds the result instead.
+    """
     client = open_client(check_address(tracking_uri))
-    with translated(f"removing run {run_id}"):
-        client.set_terminated(run_id, "FAILED")
-        client.delete_run(run_id)
+    with translated(f"writing to run {run_id}"):
+        client.set_tag(run_id, TAG.NOTE, note)
+        if moved_to is not None:
+            client.set_tag(run_id, TAG.MOVED, moved_to)
 
 
 def _alive(run: StoredRun) -> bool:
@@ -448,4 +456,4 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-__all__ = ["Store", "discard_run", "experiment_of", "stored"]
+__all__ = ["Store", "experiment_of", "explain_run", "stored"]
