@@ -1,0 +1,259 @@
+"""Profiling on an engine whose times are known: every figure is exact."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slim import metrics
+from slim.config import EnergyConfig, ProfileConfig, WarmupConfig
+from slim.device import CpuDevice, DeviceState, Sample, Sampler
+from slim.engines.base import EngineSpec
+from slim.engines.fake import FakeEngine, VirtualClock
+from slim.profile import energy, passes, profile, summary, workload
+from slim.profile.energy import EnergyPass
+from slim.profile.passes import Warmup
+from slim.records import ignore_progress
+
+PREFILL_S, STEP_S, EXTRA_S = 0.001, 0.010, 0.001
+CONFIG = ProfileConfig(
+    input_tokens=20,
+    output_tokens=5,
+    requests=4,
+    warmup=WarmupConfig(min_requests=5, max_requests=9),
+    concurrency=(1, 2, 4),
+    requests_per_concurrency=1,
+    memory_interval_s=0.5,
+    energy=None,
+)
+TEXT = [i * 7 % 255 + 1 for i in range(400)]
+
+
+def engine(**options: object) -> FakeEngine:
+    times = {"prefill_s_per_token": PREFILL_S, "decode_step_s": STEP_S, "extra_sequence_s": EXTRA_S}
+    return FakeEngine(EngineSpec("fake", Path(), "bfloat16", {**times, **options}), VirtualClock())
+
+
+class FakeDevice:
+    """A device whose readings are functions of the engine's clock."""
+
+    name = "fake GPU"
+
+    def __init__(
+        self, clock: VirtualClock, watts: float | None = 300.0, throttle: Sequence[str] = (), others: int | None = 0
+    ) -> None:
+        self.clock, self.watts, self._throttle, self._others = clock, watts, tuple(throttle), others
+
+    def memory_used_bytes(self) -> int:
+        return 8 << 20
+
+    def power_w(self) -> float | None:
+        return self.watts
+
+    def total_energy_j(self) -> float | None:
+        return None if self.watts is None else self.watts * self.clock.now()
+
+    def utilization_pct(self) -> float | None:
+        return 50.0
+
+    def state(self) -> DeviceState:
+        return DeviceState(throttle=self._throttle, other_processes=self._others)
+
+
+def measured(
+    tmp_path: Path, fake: FakeEngine, device: FakeDevice | None = None, config: ProfileConfig = CONFIG
+) -> profile.__class__:
+    return profile(fake, TEXT, config, tmp_path, seed=1, device=device or FakeDevice(fake.clock), clock=fake.clock.now)
+
+
+def test_latency_is_what_the_engine_takes(tmp_path: Path) -> None:
+    found = measured(tmp_path, engine()).metrics
+    first, rest = 20 * PREFILL_S, 4 * STEP_S
+    for statistic in ("mean", "p50", "p95", "p99"):
+        assert found[f"latency/tpot_{statistic}_ms"] == pytest.approx(1e3 * STEP_S)
+        assert found[f"latency/itl_{statistic}_ms"] == pytest.approx(1e3 * STEP_S)
+        assert found[f"latency/e2e_{statistic}_ms"] == pytest.approx(found[f"latency/ttft_{statistic}_ms"] + 1e3 * rest)
+        assert found[f"latency/ttft_{statistic}_ms"] >= 1e3 * first
+    assert found["latency/e2e_mean_ms_ci_low"] == pytest.approx(found["latency/e2e_mean_ms"])
+    assert found["validity/ok"] == 1.0
+    assert metrics.check(found) == found
+
+
+def test_throughput_is_the_best_of_the_curve(tmp_path: Path) -> None:
+    found = measured(tmp_path, engine()).metrics
+    curve = pq.read_table(tmp_path / "throughput.parquet").to_pylist()
+    rates = {row["concurrency"]: row["output_tokens"] / row["wall_s"] for row in curve}
+    assert set(rates) == {1, 2, 4}
+    best = max(rates, key=lambda n: rates[n])
+    assert found["throughput/best_concurrency"] == best
+    assert found["throughput/output_tokens_per_s"] == pytest.approx(rates[best])
+    assert found["throughput/total_tokens_per_s"] == pytest.approx(rates[best] * 25 / 5)
+    assert found["throughput/requests_per_s"] == pytest.approx(rates[best] / 5)
+    assert all(found[f"throughput/output_tokens_per_s_c{n}"] == pytest.approx(rate) for n, rate in rates.items())
+
+
+def test_the_curve_ends_when_it_stops_growing_or_at_what_the_engine_takes() -> None:
+    requests = workload.requests(workload.prompts(TEXT, 16, 20, 1), 5)
+    # A step takes as long for each sequence in it as for the first: nothing is gained.
+    flat = passes.throughput(engine(extra_sequence_s=STEP_S), requests, (1, 2, 4, 8), 1, ignore_progress)
+    assert [p.concurrency for p in flat] == [1, 2]
+    limited = passes.throughput(engine(max_concurrency=4), requests, (1, 2, 4, 8), 1, ignore_progress)
+    assert [p.concurrency for p in limited] == [1, 2, 4]
+
+
+def test_memory_is_split(tmp_path: Path) -> None:
+    fake = engine(weights_bytes=100 << 20, kv_bytes_per_token=1 << 20, kv_capacity_tokens=64)
+    found = measured(tmp_path, fake).metrics
+    assert found["memory/weights_mib"] == 100
+    assert found["memory/kv_capacity_tokens"] == 64
+    assert found["memory/required_mib"] == 100 + 25
+    assert found["memory/peak_mib"] == found["memory/mean_mib"] == 8
+    growing = measured(tmp_path, engine(weights_bytes=100 << 20, kv_capacity_tokens=None)).metrics
+    assert "memory/kv_capacity_tokens" not in growing
+    assert growing["memory/required_mib"] == 100
+
+
+def test_raw_times_are_kept(tmp_path: Path) -> None:
+    found = measured(tmp_path, engine()).metrics
+    rows = pq.read_table(tmp_path / "requests.parquet").to_pylist()
+    assert len(rows) == 4
+    assert all(len(row["token_times_s"]) == 5 and row["cached_tokens"] == 0 for row in rows)
+    assert sum(1e3 * row["e2e_s"] for row in rows) / 4 == pytest.approx(found["latency/e2e_mean_ms"])
+    assert len(json.loads((tmp_path / "device.json").read_text())["warmup_e2e_s"]) == 5
+
+
+def test_a_device_without_power_has_no_energy(tmp_path: Path) -> None:
+    fake = engine()
+    config = CONFIG.model_copy(update={"energy": EnergyConfig()})
+    found = measured(tmp_path, fake, FakeDevice(fake.clock, watts=None), config).metrics
+    assert not any(key.startswith("energy/") for key in found)
+    assert not (tmp_path / "power.parquet").exists()
+
+
+def test_energy_is_power_times_time_and_idle_is_subtracted() -> None:
+    fake = engine()
+    device = FakeDevice(fake.clock, watts=100.0)
+    requests = workload.requests(workload.prompts(TEXT, 4, 20, 1), 5)
+
+    def sleep(seconds: float) -> None:
+        fake.clock.advance(seconds)
+        device.watts = 400.0
+
+    # The device draws 100 W until the idle measurement is over; its counter follows the work.
+    counter = iter([1000.0, 1000.0 + 400.0 * 40])
+    device.total_energy_j = lambda: next(counter)  # type: ignore[method-assign]
+    found = energy.measure(
+        fake,
+        device,
+        requests,
+        4,
+        EnergyConfig(min_duration_s=40, idle_s=10, interval_s=1e6),
+        on_progress=ignore_progress,
+        clock=fake.clock.now,
+        sleep=sleep,
+    )
+    assert found is not None
+    assert found.wall_s >= 40
+    assert found.idle[0].value == 100.0
+    assert found.requests * 5 == found.output_tokens
+    assert found.gross_j == pytest.approx(16000)
+    assert found.sampled_j == pytest.approx(400 * found.wall_s)
+    assert found.net_j == pytest.approx(found.gross_j - found.idle_w * found.wall_s)
+
+
+def made_energy(**fields: object) -> EnergyPass:
+    power = (Sample(0.0, 200.0), Sample(40.0, 200.0))
+    values = {"idle": (Sample(0.0, 50.0),), "power": power, "utilization": (), "counter_j": 8000.0, "wall_s": 40.0}
+    return EnergyPass(**{**values, "requests": 10, "output_tokens": 100, "throttle": (), **fields})  # type: ignore[arg-type]
+
+
+def test_energy_metrics() -> None:
+    found = summary.energy_metrics(made_energy())
+    assert found["energy/gross_j_per_query"] == 800
+    assert found["energy/net_j_per_query"] == 600
+    assert found["energy/net_j_per_output_token"] == 60
+    assert found["energy/net_kwh"] == pytest.approx(6000 / 3.6e6)
+    assert found["energy/counter_ratio"] == 1.0
+    assert "gpu/utilization_mean_pct" not in found
+    assert "energy/counter_ratio" not in summary.energy_metrics(made_energy(counter_j=None))
+
+
+SETTLED, CALM = Warmup((1.0,) * 5, True), DeviceState(other_processes=0)
+
+
+@pytest.mark.parametrize(
+    ("reasons", "warmup", "spent", "after"),
+    [
+        ([], SETTLED, None, CALM),
+        ([], SETTLED, made_energy(), CALM),
+        (["warmup_unsettled"], Warmup((1.0,), False), None, CALM),
+        (["energy_pass_short"], SETTLED, made_energy(wall_s=20.0, counter_j=4000.0), CALM),
+        (["energy_counter_disagrees"], SETTLED, made_energy(counter_j=7000.0), CALM),
+        (["clocks_throttled:hw_slowdown"], SETTLED, made_energy(throttle=("hw_slowdown",)), CALM),
+        (["gpu_shared"], SETTLED, None, DeviceState(other_processes=1)),
+        ([], SETTLED, None, DeviceState(other_processes=None)),
+    ],
+)
+def test_validity(reasons: list[str], warmup: Warmup, spent: EnergyPass | None, after: DeviceState) -> None:
+    assert summary.validity(warmup, spent, CALM, after) == reasons
+
+
+def test_an_invalid_profile_says_why(tmp_path: Path) -> None:
+    fake = engine()
+    found = measured(tmp_path, fake, FakeDevice(fake.clock, throttle=["sw_power_cap"], others=2))
+    assert found.metrics["validity/ok"] == 0.0
+    assert found.tags == {"slim.validity": "clocks_throttled:sw_power_cap,gpu_shared"}
+
+
+def test_warm_up_goes_on_until_times_agree() -> None:
+    class Slow(FakeEngine):
+        """Each request is faster than the one before, down to a floor."""
+
+        def generate(self, requests, concurrency):  # type: ignore[no-untyped-def]
+            done = super().generate(requests, concurrency)
+            extra = next(delays)
+            return [type(c)(**{**c.__dict__, "token_times_s": tuple(t + extra for t in c.token_times_s)}) for c in done]
+
+    delays = iter([5.0, 3.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    slow = Slow(EngineSpec("fake", Path(), "bfloat16", {"decode_step_s": STEP_S}), VirtualClock())
+    requests = workload.requests(workload.prompts(TEXT, 9, 20, 1), 5)
+    warmup = passes.warm_up(slow, requests, WarmupConfig(min_requests=2, max_requests=9, tolerance=0.1), ignore_progress)
+    assert warmup.settled
+    assert len(warmup.e2e_s) == 8
+    delays = iter([float(i) for i in range(9)])
+    restless = passes.warm_up(slow, requests, WarmupConfig(min_requests=2, max_requests=6, tolerance=0.1), ignore_progress)
+    assert not restless.settled
+    assert len(restless.e2e_s) == 6
+
+
+@given(st.lists(st.integers(0, 200), min_size=1, max_size=300), st.integers(1, 20), st.integers(1, 40), st.integers(0, 9))
+def test_prompts_have_the_length_and_no_common_beginning(tokens: list[int], count: int, length: int, seed: int) -> None:
+    try:
+        windows = workload.prompts(tokens, count, length, seed)
+    except ValueError as error:
+        assert "different windows" in str(error)
+        return
+    assert len(windows) == count
+    assert {len(w) for w in windows} == {length}
+    assert len({w[:16] for w in windows}) == count
+    assert workload.prompts(tokens, count, length, seed) == windows
+
+
+def test_the_sampler_reads_at_both_ends_and_skips_what_is_unknown() -> None:
+    values = iter([1.0, 2.0])
+    with Sampler(lambda: next(values), 1e6, lambda: 0.0) as sampler:
+        pass
+    assert [s.value for s in sampler.samples] == [1.0, 2.0]
+    with Sampler(lambda: None, 1e6) as unknown:
+        pass
+    assert unknown.samples == []
+
+
+def test_a_cpu_measures_its_memory_and_nothing_else() -> None:
+    device = CpuDevice()
+    assert device.memory_used_bytes() > 1 << 20
+    assert (device.power_w(), device.total_energy_j(), device.utilization_pct()) == (None, None, None)
