@@ -51,8 +51,8 @@ def _windows(passage: str, config: QuantizeConfig, tokenizer: Any) -> list[list[
         return []
     count = min(config.samples, len(tokens) // length)
     # The last window ends where the text does, so that all of it is drawn from.
-    stride = (len(tokens) - length) / (count - 1) if count > 1 else 0.0
-    return [start + tokens[int(i * stride) : int(i * stride) + length] for i in range(count)]
+    begins = [i * (len(tokens) - length) // max(count - 1, 1) for i in range(count)]
+    return [start + tokens[begin : begin + length] for begin in begins]
 
 
 def _start(tokenizer: Any) -> list[int]:

@@ -14,7 +14,7 @@ from slim.config import EnergyConfig, ProfileConfig, WarmupConfig
 from slim.device import CpuDevice, DeviceState, Sample, Sampler
 from slim.engines.base import EngineSpec
 from slim.engines.fake import FakeEngine, VirtualClock
-from slim.profile import energy, passes, profile, summary, workload
+from slim.profile import Profile, energy, passes, profile, summary, workload
 from slim.profile.energy import EnergyPass
 from slim.profile.passes import Warmup
 from slim.records import ignore_progress
@@ -64,9 +64,7 @@ class FakeDevice:
         return DeviceState(throttle=self._throttle, other_processes=self._others)
 
 
-def measured(
-    tmp_path: Path, fake: FakeEngine, device: FakeDevice | None = None, config: ProfileConfig = CONFIG
-) -> profile.__class__:
+def measured(tmp_path: Path, fake: FakeEngine, device: FakeDevice | None = None, config: ProfileConfig = CONFIG) -> Profile:
     return profile(fake, TEXT, config, tmp_path, seed=1, device=device or FakeDevice(fake.clock), clock=fake.clock.now)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from slim import text
@@ -61,6 +61,7 @@ def test_the_built_in_text_serves_anywhere() -> None:
 
 
 @given(length=st.integers(1, 200), samples=st.integers(1, 20), max_tokens=st.integers(1, 50))
+@example(length=114, samples=14, max_tokens=1)
 def test_windows_are_spread_and_do_not_overlap(length: int, samples: int, max_tokens: int) -> None:
     passage = "".join(chr(0x4E00 + i) for i in range(length))
     found = calibration._windows(passage, config(samples=samples, max_tokens=max_tokens), Characters())
