@@ -52,9 +52,8 @@ class Runner:
         """
         source, precision = planned.source, planned.precision
         if models.materialized(source) is None:
-            self._launch(
-                planned, Job(source, precision.name, self._config.seed, self._spool.root), self._config.interpreters.measure
-            )
+            job = Job(source, precision.name, self._config.seed, self._spool.root)
+            self.prepare_s += self._launch(planned, job, self._config.interpreters.measure).wall_s
         path = models.materialized(source)
         if path is None:
             raise StageError(Reason.MODEL_UNAVAILABLE, f"model {source.reference!r} is not there after it was fetched")
