@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import time
@@ -49,6 +50,13 @@ def store(prepared: Path, tmp_path: Path) -> Iterator[Store]:
     yield opened
 
 
+def made_checkpoint(directory: Path, model: Path) -> Path:
+    """A complete checkpoint of its own: the model's files and a manifest of key ``q1``."""
+    checkpoint = shutil.copytree(model, directory / "made")
+    checkpoints.write_manifest(checkpoint, key="q1", parameters=1000)
+    return checkpoint
+
+
 def spooled(spool: Spool, stage: Stage, key: str, failure: Failure | None = None, checkpoint: Path | None = None) -> Spooled:
     result = StageResult(
         stage,
@@ -65,9 +73,7 @@ def spooled(spool: Spool, stage: Stage, key: str, failure: Failure | None = None
         (draft.artifacts / "worker.log").write_text("said")
         pq.write_table(pa.table({"x": [1, 2]}), draft.artifacts / "requests.parquet")
         if checkpoint is not None:
-            draft.checkpoint.mkdir()
-            for file in checkpoint.iterdir():
-                (draft.checkpoint / file.name).write_bytes(file.read_bytes())
+            shutil.copytree(checkpoint, draft.checkpoint)
         draft.finish(result)
     found = spool.find(key)
     assert found is not None
@@ -106,11 +112,7 @@ def test_reading_makes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_stage_run_holds_all_of_a_result(store: Store, tmp_path: Path, tiny_model: Path) -> None:
-    checkpoint = tmp_path / "made"
-    checkpoint.mkdir()
-    for file in tiny_model.iterdir():
-        (checkpoint / file.name).write_bytes(file.read_bytes())
-    checkpoints.write_manifest(checkpoint, key="q1", parameters=1000)
+    checkpoint = made_checkpoint(tmp_path, tiny_model)
     parent = store.begin("configuration", NAME, params=PARAMS, tags={TAG.KEY: "c1"})
     waiting = spooled(Spool(tmp_path / "spool"), "quantize", "q1", checkpoint=checkpoint)
     run = store.log_stage(waiting, name=NAME, parent=parent, params=PARAMS, tags={})
@@ -139,11 +141,7 @@ def test_a_stage_run_holds_all_of_a_result(store: Store, tmp_path: Path, tiny_mo
 
 
 def test_a_checkpoint_that_is_gone_is_not_reused(store: Store, tmp_path: Path, tiny_model: Path) -> None:
-    checkpoint = tmp_path / "made"
-    checkpoint.mkdir()
-    for file in tiny_model.iterdir():
-        (checkpoint / file.name).write_bytes(file.read_bytes())
-    checkpoints.write_manifest(checkpoint, key="q1", parameters=1000)
+    checkpoint = made_checkpoint(tmp_path, tiny_model)
     run = store.log_stage(
         spooled(Spool(tmp_path / "spool"), "quantize", "q1", checkpoint=checkpoint),
         name=NAME,

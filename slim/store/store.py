@@ -307,10 +307,6 @@ class Store:
             with translated(f"logging data sets of run {run_id}"):
                 self.client.log_inputs(run_id, inputs)
 
-    def link_metrics(self, run_id: str, model_id: str, metrics: Mapping[str, float]) -> None:
-        """Say that a checkpoint was measured in a run, and link these metrics to it."""
-        self.log(run_id, metrics=metrics, model_id=model_id)
-
     def _undo(self, run_id: str, keep: bool) -> None:
         """Remove a run that could not be written whole, as far as the store still answers."""
         try:
