@@ -3,7 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class GenerationRequest:
         ignore_eos: go on to ``max_tokens`` whatever is generated.
         stop: texts that end the generation; the returned text is cut before the first one.
         read_prefix_cache: let the engine reuse what it computed for an earlier prompt; off for measurements.
+        token_times: whether the time of each token is wanted; vLLM does less a step where it is not.
     """
 
     prompt: tuple[int, ...]
@@ -73,6 +78,7 @@ class GenerationRequest:
     ignore_eos: bool = False
     stop: tuple[str, ...] = ()
     read_prefix_cache: bool = True
+    token_times: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class Completion:
         text: decoded, special tokens skipped, cut before the stop text.
         finish_reason: ``stop`` or ``length``.
         submitted_s: when the request was handed over.
-        token_times_s: when each token was there; same length as ``tokens``.
+        token_times_s: when each token was there; same length as ``tokens``, or empty where the request wanted none.
         cached_tokens: prompt tokens that came from the prefix cache.
         preemptions: times the engine threw the request out of its cache.
     """
@@ -121,24 +127,30 @@ class Completion:
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """How likely is ``continuation`` after ``context``?
+    """How likely is each of the ``continuations`` after ``context``?
 
     Attributes:
         context: token ids, at least one.
-        continuation: token ids, at least one; both together at most ``max_model_len``.
+        continuations: at least one, each of at least one token id; the context with any of them is at most
+            ``max_model_len`` tokens.
     """
 
     context: tuple[int, ...]
-    continuation: tuple[int, ...]
+    continuations: tuple[tuple[int, ...], ...]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest continuation."""
+        return max(map(len, self.continuations))
 
 
 @dataclass(frozen=True)
 class Score:
-    """The answer to a `ScoreRequest`.
+    """The answer about one continuation of a `ScoreRequest`.
 
     Attributes:
-        logprobs: natural log-probability of each continuation token.
-        greedy: whether each was the most likely token at its place.
+        logprobs: natural log-probability of each of its tokens.
+        greedy: whether each was the most likely token at its place, or as likely as that one.
     """
 
     logprobs: tuple[float, ...]
@@ -164,8 +176,11 @@ class Engine(Protocol):
             StageError: out of memory or a crash of the engine.
         """
 
-    def score(self, requests: Sequence[ScoreRequest], batch_size: int) -> list[Score]:
-        """Log-probabilities of the continuations, in the requests' order.
+    def score(self, requests: Sequence[ScoreRequest], batch_size: int) -> list[tuple[Score, ...]]:
+        """Log-probabilities of the continuations, in the requests' order and in that of their continuations.
+
+        What requests have in common at their beginnings is computed once where an engine can; neighbours in the order
+        of the requests should have much in common.
 
         Args:
             requests: what to score.
@@ -173,6 +188,20 @@ class Engine(Protocol):
 
         Raises:
             ValueError, StageError: as `generate`.
+        """
+
+    def logits(self, tokens: tuple[int, ...]) -> "npt.NDArray[np.float32]":
+        """The model's raw logits along a sequence.
+
+        Args:
+            tokens: at least two, at most ``max_model_len``.
+
+        Returns:
+            Shape (len(tokens) - 1, vocab_size): row i is about the token that follows ``tokens[: i + 1]``.
+
+        Raises:
+            ValueError: as `generate`.
+            StageError: the engine cannot give them, or fails.
         """
 
     def close(self) -> None:

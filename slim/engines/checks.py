@@ -40,8 +40,23 @@ def check_scores(requests: Sequence[ScoreRequest], batch_size: int, info: Engine
     for index, request in enumerate(requests):
         place = f"request {index}"
         _check_tokens(request.context, f"{place}: context", info)
-        _check_tokens(request.continuation, f"{place}: continuation", info)
-        _check_length(len(request.context) + len(request.continuation), f"{place}: context and continuation", info)
+        if not request.continuations:
+            raise ValueError(f"{place}: no continuations")
+        for continuation in request.continuations:
+            _check_tokens(continuation, f"{place}: continuation", info)
+        _check_length(len(request.context) + request.longest, f"{place}: context and continuation", info)
+
+
+def check_sequence(tokens: tuple[int, ...], info: EngineInfo) -> None:
+    """Check what `Engine.logits` was given.
+
+    Raises:
+        ValueError: saying what is wrong with it.
+    """
+    _check_tokens(tokens, "the sequence", info)
+    if len(tokens) < 2:
+        raise ValueError("the sequence has one token; logits are about the second and later ones")
+    _check_length(len(tokens), "the sequence's tokens", info)
 
 
 def _check_tokens(tokens: tuple[int, ...], what: str, info: EngineInfo) -> None:

@@ -10,12 +10,16 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import accumulate, takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slim.engines.base import Completion, EngineInfo, EngineSpec, GenerationRequest, Score, ScoreRequest
-from slim.engines.checks import check_generation, check_scores
+from slim.engines.checks import check_generation, check_scores, check_sequence
 from slim.engines.decoding import cut
 from slim.errors import ConfigError, Reason, StageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 _HISTORY = 4
 _FIRST_LETTER = ord("a")
@@ -148,18 +152,20 @@ class FakeEngine:
             running = [sequence for sequence in running if not sequence.finished]
         return [answers[index] for index in range(len(requests))]
 
-    def score(self, requests: Sequence[ScoreRequest], batch_size: int) -> list[Score]:
+    def score(self, requests: Sequence[ScoreRequest], batch_size: int) -> list[tuple[Score, ...]]:
         """See `slim.engines.base.Engine`."""
         check_scores(requests, batch_size, self._info)
-        answers = []
-        for request in requests:
-            sequence = request.context + request.continuation
-            self.clock.advance(self.options.prefill_s_per_token * len(sequence))
-            places = range(len(request.context), len(sequence))
-            logprobs = tuple(self.logprob(sequence[:place], sequence[place]) for place in places)
-            greedy = tuple(self.next_token(sequence[:place]) == sequence[place] for place in places)
-            answers.append(Score(logprobs, greedy))
-        return answers
+        return [tuple(self._score(request, continuation) for continuation in request.continuations) for request in requests]
+
+    def logits(self, tokens: tuple[int, ...]) -> "npt.NDArray[np.float32]":
+        """See `slim.engines.base.Engine`."""
+        import numpy as np
+
+        check_sequence(tokens, self._info)
+        size = self.options.vocab_size
+        best = np.array([[self.next_token(tokens[: end + 1])] for end in range(len(tokens) - 1)])
+        logits: npt.NDArray[np.float32] = (-math.log(2) * ((np.arange(size) - best) % size)).astype(np.float32)
+        return logits
 
     def close(self) -> None:
         """See `slim.engines.base.Engine`."""
@@ -184,6 +190,14 @@ class FakeEngine:
     def text(self, tokens: Sequence[int]) -> str:
         """Return a letter for each token, nothing for the end of sequence."""
         return "".join(chr(_FIRST_LETTER + token % _LETTERS) for token in tokens if token != self.options.eos)
+
+    def _score(self, request: ScoreRequest, continuation: tuple[int, ...]) -> Score:
+        sequence = request.context + continuation
+        self.clock.advance(self.options.prefill_s_per_token * len(sequence))
+        places = range(len(request.context), len(sequence))
+        logprobs = tuple(self.logprob(sequence[:place], sequence[place]) for place in places)
+        greedy = tuple(self.next_token(sequence[:place]) == sequence[place] for place in places)
+        return Score(logprobs, greedy)
 
     def _cached(self, request: GenerationRequest) -> int:
         """Prompt tokens found in the prefix cache; the last is always computed, since its successor is wanted."""
@@ -224,7 +238,7 @@ class FakeEngine:
             text=cut(self.text(sequence.tokens), sequence.request.stop)[0],
             finish_reason="stop" if sequence.finished == "stop" else "length",
             submitted_s=sequence.submitted_s,
-            token_times_s=tuple(sequence.times_s),
+            token_times_s=tuple(sequence.times_s) if sequence.request.token_times else (),
             cached_tokens=sequence.cached,
         )
 

@@ -9,11 +9,11 @@ import time
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from slim.engines.base import Completion, EngineInfo, EngineSpec, GenerationRequest, Score, ScoreRequest
 from slim.engines.checkpoints import context_length, kv_bytes_per_token, load_config, module_bytes, one_line
-from slim.engines.checks import check_generation, check_scores
+from slim.engines.checks import check_generation, check_scores, check_sequence
 from slim.engines.decoding import continuation_text, cut, tail_length
 from slim.errors import Reason, StageError
 
@@ -22,8 +22,14 @@ _STARTED_S = time.perf_counter()
 try:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, StoppingCriteriaList
+
+    from slim.engines.transformers_scoring import Scorer
 except ImportError as _error:
     raise StageError(Reason.MISSING_PACKAGE, f"the transformers engine cannot be imported: {one_line(_error)}") from _error
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 _IMPORT_S = time.perf_counter() - _STARTED_S
 
@@ -105,7 +111,8 @@ class TransformersEngine:
         self._eos = _eos_ids(self._model.generation_config, config)
         # The model's own generation settings would fill whatever a request leaves open (sampling, penalties).
         self._model.generation_config = GenerationConfig()
-        self._keeps_logits = "logits_to_keep" in inspect.signature(self._model.forward).parameters
+        keeps_logits = "logits_to_keep" in inspect.signature(self._model.forward).parameters
+        self._scorer: Scorer | None = Scorer(self._model, self._device, keeps_logits)
         self._info = EngineInfo(
             engine="transformers",
             version=version("transformers"),
@@ -132,23 +139,28 @@ class TransformersEngine:
             answers += self._generate_batch(requests[start : start + concurrency])
         return answers
 
-    def score(self, requests: Sequence[ScoreRequest], batch_size: int) -> list[Score]:
+    def score(self, requests: Sequence[ScoreRequest], batch_size: int) -> list[tuple[Score, ...]]:
         """See `slim.engines.base.Engine`; requests of about the same length share a batch, the longest first."""
         check_scores(requests, batch_size, self._info)
-        answers: dict[int, Score] = {}
-        order = sorted(range(len(requests)), key=lambda i: -len(requests[i].context) - len(requests[i].continuation))
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            try:
-                scores = self._score_batch([requests[i] for i in batch])
-            except (RuntimeError, MemoryError) as error:
-                raise self._run_failure(error) from error
-            answers.update(zip(batch, scores, strict=True))
-        return [answers[i] for i in range(len(requests))]
+        assert self._scorer is not None
+        try:
+            return self._scorer.score(requests, batch_size)
+        except (RuntimeError, MemoryError) as error:
+            raise self._run_failure(error) from error
+
+    def logits(self, tokens: tuple[int, ...]) -> "npt.NDArray[np.float32]":
+        """See `slim.engines.base.Engine`."""
+        check_sequence(tokens, self._info)
+        assert self._scorer is not None
+        try:
+            logits: npt.NDArray[np.float32] = self._scorer.logits(tokens).numpy()
+        except (RuntimeError, MemoryError) as error:
+            raise self._run_failure(error) from error
+        return logits
 
     def close(self) -> None:
         """See `slim.engines.base.Engine`."""
-        self._model = None
+        self._model = self._scorer = None
         _release()
 
     def _generate_batch(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
@@ -184,32 +196,8 @@ class TransformersEngine:
             text=cut(text, row.request.stop)[0],
             finish_reason=row.finish_reason or "length",
             submitted_s=submitted_s,
-            token_times_s=tuple(row.times_s),
+            token_times_s=tuple(row.times_s) if row.request.token_times else (),
         )
-
-    def _score_batch(self, requests: list[ScoreRequest]) -> list[Score]:
-        # The last token predicts nothing that is asked for. Padding stands right of the tokens, where a causal model
-        # does not see it, so no attention mask is needed.
-        inputs = [(request.context + request.continuation)[:-1] for request in requests]
-        width = max(map(len, inputs))
-        ids = torch.tensor([[*tokens, *[0] * (width - len(tokens))] for tokens in inputs], device=self._device)
-        places = [range(len(r.context) - 1, len(tokens)) for r, tokens in zip(requests, inputs, strict=True)]
-        kept = sorted(set().union(*places)) if self._keeps_logits else list(range(width))
-        column = {place: i for i, place in enumerate(kept)}
-        keep = {"logits_to_keep": torch.tensor(kept, device=self._device)} if self._keeps_logits else {}
-        scores = []
-        with torch.inference_mode():
-            logits = self._model(input_ids=ids, use_cache=False, **keep).logits
-            for row, (request, where) in enumerate(zip(requests, places, strict=True)):
-                first = column[where.start]
-                values = logits[row, first : first + len(where)].float()
-                targets = torch.tensor(request.continuation, device=self._device).unsqueeze(-1)
-                chosen = values.gather(-1, targets).squeeze(-1)
-                logprobs = chosen - values.logsumexp(-1)
-                # Several tokens may share the highest logit in 16 bit; each of them is then a most likely one.
-                greedy = chosen >= values.amax(-1)
-                scores.append(Score(tuple(logprobs.clamp(max=0).tolist()), tuple(greedy.tolist())))
-        return scores
 
     def _run_failure(self, error: BaseException) -> StageError:
         """Translate, and let go of what the failed pass held, so that a smaller batch can be tried."""

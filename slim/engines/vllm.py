@@ -13,11 +13,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from slim.engines.base import Completion, EngineInfo, EngineSpec, GenerationRequest, Score, ScoreRequest
 from slim.engines.checkpoints import context_length, load_config, module_bytes, one_line
-from slim.engines.checks import check_generation, check_scores
+from slim.engines.checks import check_generation, check_scores, check_sequence
 from slim.engines.decoding import continuation_text, cut
 from slim.errors import Reason, StageError
 
@@ -35,12 +35,19 @@ try:
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
     from vllm.platforms import current_platform
 
-    from slim.engines import vllm_requests, vllm_start
+    from slim.engines import vllm_logits, vllm_requests, vllm_start
 except ImportError as _error:
     raise StageError(Reason.MISSING_PACKAGE, f"the vllm engine cannot be imported: {one_line(_error)}") from _error
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
 _IMPORT_S = time.perf_counter() - _STARTED_S
 _GIB = 1 << 30
+# The cache shares whole blocks. vLLM's own choice on a CPU, 128 tokens, is longer than many a task's context; the kernels
+# take multiples of 32, and decoding is no slower with them.
+_CPU_BLOCK_TOKENS = 32
 
 
 @dataclass
@@ -52,6 +59,11 @@ class _Running:
     scheduled: Any
     tokens: list[int] = field(default_factory=list)
     times_s: list[float] = field(default_factory=list)
+
+    @property
+    def preemptions(self) -> int:
+        """Times it was thrown out of the cache."""
+        return getattr(self.scheduled, "num_preemptions", 0)
 
 
 class VllmEngine:
@@ -81,11 +93,13 @@ class VllmEngine:
         }
         if device == "cpu":
             arguments["enforce_eager"] = True
+            arguments["block_size"] = _CPU_BLOCK_TOKENS
             arguments["kv_cache_memory_bytes"] = int(options.get("cpu_kv_cache_gib", 2.0) * _GIB)
         else:
             arguments["enforce_eager"] = options.get("enforce_eager", False)
             arguments["gpu_memory_utilization"] = options.get("gpu_memory_utilization", 0.9)
         self._llm: Any = None
+        self._spread = tensor_parallel_size > 1
         try:
             with vllm_start.process_state_kept(), vllm_start.weights_counted() as counted:
                 self._llm = LLM(**arguments)
@@ -131,17 +145,45 @@ class VllmEngine:
         self._run([(request.prompt, vllm_requests.generation_params(request)) for request in requests], concurrency, finished)
         return [answers[i] for i in range(len(requests))]
 
-    def score(self, requests: Sequence[ScoreRequest], batch_size: int) -> list[Score]:
+    def score(self, requests: Sequence[ScoreRequest], batch_size: int) -> list[tuple[Score, ...]]:
         """See `slim.engines.base.Engine`; the engine batches by itself, so ``batch_size`` is not used."""
         check_scores(requests, batch_size, self._info)
-        answers: dict[int, Score] = {}
+        limit = self._info.max_model_len
+        jobs = [job for i, request in enumerate(requests) for job in vllm_requests.scoring_jobs(i, request, limit)]
+        answers: dict[tuple[int, int], Score] = {}
+        while jobs:
+            again: list[vllm_requests.ScoringJob] = []
 
-        def finished(running: _Running, output: Any) -> None:
-            answers[running.index] = vllm_requests.score(requests[running.index], output)
+            def finished(
+                running: _Running,
+                output: Any,
+                asked: Sequence[vllm_requests.ScoringJob] = jobs,
+                again: list[vllm_requests.ScoringJob] = again,
+            ) -> None:
+                job = asked[running.index]
+                # A request that was thrown out of the cache finds its own blocks there when it comes back.
+                scores = None if job.read_cache and running.preemptions else job.answers(output)
+                if scores is not None:
+                    answers.update(zip(((job.owner, place) for place in job.places), scores, strict=True))
+                elif job.read_cache:
+                    again.append(job.without_cache())
+                else:
+                    raise StageError(Reason.ENGINE_CRASH, "vLLM left out log-probabilities that it was asked for")
 
-        jobs = [vllm_requests.scoring_job(request, self._info.max_model_len) for request in requests]
-        self._run(jobs, self._info.max_concurrency or 1, finished)
-        return [answers[i] for i in range(len(requests))]
+            self._run([(job.prompt, job.params) for job in jobs], self._info.max_concurrency or 1, finished)
+            jobs = again
+        return [tuple(answers[i, place] for place in range(len(r.continuations))) for i, r in enumerate(requests)]
+
+    def logits(self, tokens: tuple[int, ...]) -> "npt.NDArray[np.float32]":
+        """See `slim.engines.base.Engine`; not for a model that is spread over several GPUs."""
+        check_sequence(tokens, self._info)
+        if self._spread:
+            raise StageError(Reason.UNSUPPORTED_SCHEME, "logits of a model that is spread over several GPUs cannot be read")
+        outputs: list[Any] = []
+        (model,) = self._engine.apply_model(lambda model: model)
+        with vllm_logits.kept(model) as taken:
+            self._run([(tokens[:-1], vllm_logits.params(tokens[-1]))], 1, lambda _, output: outputs.append(output))
+        return vllm_logits.rows(taken, tokens, outputs[0])
 
     def close(self) -> None:
         """See `slim.engines.base.Engine`."""
@@ -202,9 +244,9 @@ class VllmEngine:
             text=text,
             finish_reason="stop" if found or reason == "stop" else "length",
             submitted_s=running.submitted_s,
-            token_times_s=tuple(running.times_s),
+            token_times_s=tuple(running.times_s) if request.token_times else (),
             cached_tokens=output.num_cached_tokens or 0,
-            preemptions=getattr(running.scheduled, "num_preemptions", 0),
+            preemptions=running.preemptions,
         )
 
 

@@ -1,5 +1,14 @@
-"""Requests in vLLM's words, and its answers in ours. Imported by `slim.engines.vllm` alone, which prepares the process."""
+"""Requests in vLLM's words, and its answers in ours. Imported by `slim.engines.vllm` alone, which prepares the process.
 
+vLLM scores a token either inside the prompt (``prompt_logprobs``) or as a candidate for the one token that it always
+generates (``logprob_token_ids``). All single-token continuations of a context take the second way together, as one
+request; a longer continuation takes the first. By default vLLM does not read the prefix cache for prompt
+log-probabilities, since it has none for the cached tokens. Those of the context are not wanted here, so it is told to
+read it, and what it found in the cache beyond the context is asked for again.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vllm import SamplingParams
@@ -7,9 +16,12 @@ from vllm.sampling_params import RequestOutputKind
 
 from slim.engines.base import GenerationRequest, Score, ScoreRequest
 
+# Each version of vLLM has a bound on the candidates of a request; this is below all of them.
+_CANDIDATES_AT_MOST = 64
+
 
 def generation_params(request: GenerationRequest) -> Any:
-    """Return the sampling parameters of a greedy generation whose tokens come one by one."""
+    """Return the sampling parameters of a greedy generation whose tokens come one by one, or all at its end."""
     return SamplingParams(
         temperature=0,
         max_tokens=request.max_tokens,
@@ -18,48 +30,96 @@ def generation_params(request: GenerationRequest) -> Any:
         # The text is decoded at the end; only a stop text has to be looked for on the way.
         detokenize=bool(request.stop),
         skip_reading_prefix_cache=not request.read_prefix_cache,
-        output_kind=RequestOutputKind.DELTA,
+        output_kind=RequestOutputKind.DELTA if request.token_times else RequestOutputKind.FINAL_ONLY,
     )
 
 
-def scoring_job(request: ScoreRequest, max_model_len: int) -> tuple[tuple[int, ...], Any]:
-    """Return the prompt and the sampling parameters that score a request.
+@dataclass(frozen=True)
+class ScoringJob:
+    """A request to vLLM that scores continuations of one context.
 
-    vLLM scores a token either inside the prompt, which costs the prefix cache, or as a candidate for the one token
-    that it always generates. A single-token continuation takes the second way; one that fills the context takes it for
-    its last token, since the generated token needs a place too.
+    Attributes:
+        owner: place of the `ScoreRequest`.
+        places: which of its continuations.
+        context: tokens.
+        continuations: those that are scored: one, or several of a single token each.
+        read_cache: whether the prefix cache may be read.
+        max_model_len: of the engine.
     """
-    tokens = request.context + request.continuation
-    single = len(request.continuation) == 1
-    last_apart = single or len(tokens) >= max_model_len
-    params = SamplingParams(
-        temperature=0,
-        max_tokens=1,
-        detokenize=False,
-        flat_logprobs=True,
-        prompt_logprobs=None if single else 1,
-        logprob_token_ids=[tokens[-1]] if last_apart else None,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )
-    return (tokens[:-1] if last_apart else tokens), params
+
+    owner: int
+    places: tuple[int, ...]
+    context: tuple[int, ...]
+    continuations: tuple[tuple[int, ...], ...]
+    read_cache: bool
+    max_model_len: int
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """Tokens that vLLM is given."""
+        tokens = self.context + self.continuations[0]
+        return tokens[:-1] if self._last_apart else tokens
+
+    @property
+    def params(self) -> Any:
+        """Sampling parameters."""
+        single = len(self.continuations[0]) == 1
+        return SamplingParams(
+            temperature=0,
+            max_tokens=1,
+            detokenize=False,
+            flat_logprobs=True,
+            prompt_logprobs=None if single else 1,
+            logprob_token_ids=sorted({c[-1] for c in self.continuations}) if self._last_apart else None,
+            skip_reading_prefix_cache=not self.read_cache,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    @property
+    def _last_apart(self) -> bool:
+        """Whether the last token is scored as a candidate: alone, or where it fills the context up to its end."""
+        first = self.continuations[0]
+        return len(first) == 1 or len(self.context) + len(first) >= self.max_model_len
+
+    def answers(self, output: Any) -> list[Score] | None:
+        """Return the scores that stand in vLLM's tables; None when some were not computed because of the cache.
+
+        Each row of the tables holds the token that was asked for and the most likely one (in the prompt the best of one, at the generated place the one that was generated). Ranks are not used: vLLM counts a
+        tie against both tokens.
+        """
+        prompt, generated = output.prompt_logprobs, output.outputs[0].logprobs
+        if len(self.continuations[0]) > 1 and (output.num_cached_tokens or 0) >= len(self.context):
+            return None
+        scores = []
+        for continuation in self.continuations:
+            rows = [_row(prompt, place) for place in range(len(self.context), len(self.prompt))] if prompt is not None else []
+            rows += [_row(generated, 0)] if self._last_apart else []
+            logprobs, greedy = [], []
+            for (tokens, values), token in zip(rows, continuation, strict=True):
+                if token not in tokens:
+                    return None
+                own = values[tokens.index(token)]
+                logprobs.append(own)
+                greedy.append(own >= max(values))
+            scores.append(Score(tuple(logprobs), tuple(greedy)))
+        return scores
+
+    def without_cache(self) -> "ScoringJob":
+        """The same, everything computed afresh."""
+        return replace(self, read_cache=False)
 
 
-def score(request: ScoreRequest, output: Any) -> Score:
-    """Return the score that stands in vLLM's tables of log-probabilities.
+def scoring_jobs(owner: int, request: ScoreRequest, max_model_len: int) -> Iterator[ScoringJob]:
+    """Yield the jobs that score a request."""
+    singles = [place for place, c in enumerate(request.continuations) if len(c) == 1]
+    groups = [tuple(singles[start : start + _CANDIDATES_AT_MOST]) for start in range(0, len(singles), _CANDIDATES_AT_MOST)]
+    groups += [(place,) for place, c in enumerate(request.continuations) if len(c) > 1]
+    for places in groups:
+        continuations = tuple(request.continuations[place] for place in places)
+        yield ScoringJob(owner, places, request.context, continuations, True, max_model_len)
 
-    Each row of them holds the token that was asked for and the most likely one (in the prompt the best of one, at the
-    generated place the one that was generated). Ranks are not used: vLLM counts a tie against both tokens.
-    """
-    prompt, generated = output.prompt_logprobs, output.outputs[0].logprobs
-    places = range(len(request.context), len(output.prompt_token_ids)) if prompt is not None else range(0)
-    tables = [(prompt, place) for place in places]
-    if generated is not None:
-        tables.append((generated, 0))
-    logprobs, greedy = [], []
-    for (table, row), token in zip(tables, request.continuation, strict=True):
-        entries = slice(table.start_indices[row], table.end_indices[row])
-        values = table.logprobs[entries]
-        own = values[table.token_ids[entries].index(token)]
-        logprobs.append(own)
-        greedy.append(own >= max(values))
-    return Score(tuple(logprobs), tuple(greedy))
+
+def _row(table: Any, row: int) -> tuple[list[int], list[float]]:
+    """Tokens and log-probabilities of one place."""
+    entries = slice(table.start_indices[row], table.end_indices[row])
+    return table.token_ids[entries], table.logprobs[entries]

@@ -5,7 +5,7 @@ Imports the harness at its top, so import it only where something is evaluated.
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, has_bos_prefix, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from slim.engines import Engine, GenerationRequest, ScoreRequest
+from slim.engines import Engine, GenerationRequest, Score, ScoreRequest
+from slim.engines.sharing import prefix_groups
 from slim.errors import Reason, StageError
 from slim.evaluate.scoring import score_in_chunks
 from slim.records import OnProgress, Progress, ignore_progress
@@ -157,15 +158,11 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
     def _answers(self, pairs: Sequence[tuple[Tokens, Tokens]], owners: Sequence[Any] | None) -> list[tuple[float, bool]]:
         """Score each distinct pair once; an item of ``owners`` whose pair cannot be scored is noted in `unscored`."""
         fitted = [self._fitted(context, continuation) for context, continuation in pairs]
-        # Long contexts first, so that running out of memory shows at once; equal contexts together, so that an engine
-        # can compute them once.
-        distinct = sorted({request for request in fitted if isinstance(request, ScoreRequest)}, key=_place)
-        scores = score_in_chunks(self.engine, distinct, self.batch_size, self.step, self.on_progress)
-        found = dict(zip(distinct, scores, strict=True))
+        found = self._scores(dict.fromkeys(pair for pair in fitted if not isinstance(pair, str)))
         answers: list[tuple[float, bool]] = []
-        for place, request in enumerate(fitted):
-            problem = request if isinstance(request, str) else None
-            score = None if isinstance(request, str) else found[request]
+        for place, pair in enumerate(fitted):
+            problem = pair if isinstance(pair, str) else None
+            score = None if isinstance(pair, str) else found[pair]
             total = float("-inf") if score is None else sum(score.logprobs)
             if score is not None and not isfinite(total):
                 problem = f"the engine gave a log-probability of {total}"
@@ -177,8 +174,24 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
             answers.append((total, score is not None and all(score.greedy)))
         return answers
 
-    def _fitted(self, context: Tokens, continuation: Tokens) -> ScoreRequest | str:
-        """The request with its context cut from the left where it must be, or why there can be none."""
+    def _scores(self, pairs: Iterable[tuple[Tokens, Tokens]]) -> dict[tuple[Tokens, Tokens], Score]:
+        """Scores of distinct pairs: a request a context, those that begin alike together, the longest first."""
+        continuations: dict[Tokens, list[Tokens]] = {}
+        for context, continuation in pairs:
+            continuations.setdefault(context, []).append(continuation)
+        contexts = list(continuations)
+        # The longest first, so that running out of memory shows at once.
+        order = [contexts[place] for group in prefix_groups(contexts) for place in group.members]
+        requests = [ScoreRequest(context, tuple(continuations[context])) for context in order]
+        scores = score_in_chunks(self.engine, requests, self.batch_size, self.step, self.on_progress)
+        return {
+            (request.context, continuation): score
+            for request, answers in zip(requests, scores, strict=True)
+            for continuation, score in zip(request.continuations, answers, strict=True)
+        }
+
+    def _fitted(self, context: Tokens, continuation: Tokens) -> tuple[Tokens, Tokens] | str:
+        """The pair with its context cut from the left where it must be, or why it cannot be scored."""
         if not continuation:
             return "an answer has no tokens of its own"
         if not context:
@@ -188,7 +201,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
             return f"an answer of {len(continuation)} tokens is longer than the context of {self.max_length}"
         if len(context) > room:
             self.truncated += 1
-        return ScoreRequest(context[-room:], continuation)
+        return context[-room:], continuation
 
     # Generation
 
@@ -236,7 +249,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
             )
         if len(context) > room:
             self.truncated += 1
-        return GenerationRequest(context[-room:], normal["max_gen_toks"], stop=tuple(until)), until
+        return GenerationRequest(context[-room:], normal["max_gen_toks"], stop=tuple(until), token_times=False), until
 
     def _text(self, tokens: Tokens, until: list[str]) -> str:
         """Decode a generation; a stop text that is a special token never shows in the decoded text, so it is cut as one."""
@@ -258,7 +271,3 @@ def open_tokenizer(directory: Path, trust_remote_code: bool = False) -> Any:
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise StageError(Reason.MODEL_UNAVAILABLE, f"no tokenizer in {directory}: {str(error).splitlines()[0]}") from error
-
-
-def _place(request: ScoreRequest) -> tuple[int, Tokens, int, Tokens]:
-    return -len(request.context), request.context, -len(request.continuation), request.continuation

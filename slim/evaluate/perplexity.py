@@ -74,7 +74,7 @@ def window_requests(tokens: Sequence[int], prefix: Sequence[int], max_len: int) 
     window = min(WINDOW_TOKENS, max_len - 1 - len(prefix))
     requests = []
     for start in range(1, len(tokens), window):
-        requests.append(ScoreRequest((*prefix, tokens[start - 1]), tuple(tokens[start : start + window])))
+        requests.append(ScoreRequest((*prefix, tokens[start - 1]), (tuple(tokens[start : start + window]),)))
     return requests, window
 
 
@@ -89,4 +89,4 @@ def score_text(
     prefix, tokens = text_tokens(tokenizer, text, count)
     requests, window = window_requests(tokens, prefix, engine.info.max_model_len)
     scores = score_in_chunks(engine, requests, batch_size, "perplexity", on_progress)
-    return TextScores(tokens, tuple(value for score in scores for value in score.logprobs), window, bool(prefix))
+    return TextScores(tokens, tuple(value for (score,) in scores for value in score.logprobs), window, bool(prefix))

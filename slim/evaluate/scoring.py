@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from slim.engines import Engine, Score, ScoreRequest
+from slim.engines.sharing import common_prefix
 from slim.records import OnProgress, Progress, ignore_progress
 
 # Tokens a call: a few seconds of work. Each call ends with a batch that runs empty, which a GPU notices.
@@ -15,8 +16,8 @@ def score_in_chunks(
     batch_size: int,
     step: str,
     on_progress: OnProgress = ignore_progress,
-) -> list[Score]:
-    """Return the scores in the requests' order; neighbours with the same context reach the engine in one call.
+) -> list[tuple[Score, ...]]:
+    """Return the scores in the requests' order.
 
     Args:
         engine: what scores.
@@ -25,7 +26,7 @@ def score_in_chunks(
         step: name for the progress reports.
         on_progress: told before the first and after each call.
     """
-    scores: list[Score] = []
+    scores: list[tuple[Score, ...]] = []
     on_progress(Progress(step, 0, len(requests), "requests"))
     for some in _chunks(requests, _TOKENS_A_CALL[engine.info.device], batch_size):
         scores += engine.score(some, batch_size)
@@ -34,14 +35,17 @@ def score_in_chunks(
 
 
 def _chunks(requests: Sequence[ScoreRequest], tokens_a_call: int, batch_size: int) -> Iterator[list[ScoreRequest]]:
-    """Consecutive slices of about ``tokens_a_call`` tokens and at least one batch that part no equal contexts."""
+    """Consecutive slices of at least one batch and about ``tokens_a_call`` tokens, not counting those that a request has in
+    common with the one before it, which an engine computes once.
+    """
     some: list[ScoreRequest] = []
     tokens = 0
     for request in requests:
-        if tokens >= tokens_a_call and len(some) >= batch_size and request.context != some[-1].context:
+        if tokens >= tokens_a_call and len(some) >= batch_size:
             yield some
             some, tokens = [], 0
+        shared = common_prefix(some[-1].context, request.context) if some else 0
         some.append(request)
-        tokens += len(request.context) + len(request.continuation)
+        tokens += len(request.context) - shared + sum(map(len, request.continuations))
     if some:
         yield some

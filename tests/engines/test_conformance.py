@@ -8,14 +8,16 @@ exactly only between runs of the same shape.
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.special import log_softmax
 
-from slim.engines import Engine, EngineSpec, GenerationRequest, ScoreRequest, open_engine
+from slim.engines import Engine, EngineSpec, GenerationRequest, Score, ScoreRequest, open_engine
 
 CONTEXT = 256
 EOS = 2
@@ -59,6 +61,12 @@ def prompts(engine: Engine, count: int, seed: int = 0, length: int | None = None
     source = random.Random(seed)
     lengths = [length or source.randint(3, 12) for _ in range(count)]
     return [tuple(source.randrange(EOS + 1, engine.info.vocab_size) for _ in range(n)) for n in lengths]
+
+
+def score(engine: Engine, pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], batch_size: int) -> list[Score]:
+    """Score each continuation in a request of its own."""
+    answers = engine.score([ScoreRequest(context, (continuation,)) for context, continuation in pairs], batch_size)
+    return [only for (only,) in answers]
 
 
 def greedy(engine: Engine, prompt: tuple[int, ...], max_tokens: int = 12) -> tuple[int, ...]:
@@ -191,11 +199,11 @@ def test_the_prefix_cache_is_read_only_when_asked(engine: Engine) -> None:
 @every_engine
 def test_scores_follow_the_requests(engine: Engine) -> None:
     texts = prompts(engine, 7, seed=4)
-    requests = [ScoreRequest(p[:1], p[1:]) for p in texts]
-    scores = engine.score(requests, 3)
+    requests = [(p[:1], p[1:]) for p in texts]
+    scores = score(engine, requests, 3)
     assert [len(s.logprobs) for s in scores] == [len(s.greedy) for s in scores] == [len(p) - 1 for p in texts]
     assert all(value <= 0 for s in scores for value in s.logprobs)
-    alone = [engine.score([request], 1)[0] for request in requests]
+    alone = [score(engine, [request], 1)[0] for request in requests]
     for one, other in zip(scores, alone, strict=True):
         assert sum(one.logprobs) == pytest.approx(sum(other.logprobs), abs=0.2, rel=0.02)
 
@@ -203,7 +211,7 @@ def test_scores_follow_the_requests(engine: Engine) -> None:
 @every_engine
 def test_probabilities_of_all_next_tokens_sum_to_one(engine: Engine) -> None:
     context = prompts(engine, 1, seed=5)[0]
-    scores = engine.score([ScoreRequest(context, (token,)) for token in range(engine.info.vocab_size)], 64)
+    (scores,) = engine.score([ScoreRequest(context, tuple((token,) for token in range(engine.info.vocab_size)))], 64)
     assert sum(math.exp(s.logprobs[0]) for s in scores) == pytest.approx(1, abs=0.02)
     best = max(range(len(scores)), key=lambda token: scores[token].logprobs[0])
     assert scores[best].greedy == (True,)
@@ -214,9 +222,7 @@ def test_probabilities_of_all_next_tokens_sum_to_one(engine: Engine) -> None:
 def test_scores_obey_the_chain_rule(engine: Engine) -> None:
     for text in prompts(engine, 4, seed=6, length=9):
         context, first, second = text[:7], text[7:8], text[8:]
-        together, one, two = engine.score(
-            [ScoreRequest(context, first + second), ScoreRequest(context, first), ScoreRequest(context + first, second)], 3
-        )
+        together, one, two = score(engine, [(context, first + second), (context, first), (context + first, second)], 3)
         assert together.logprobs == pytest.approx((one.logprobs[0], two.logprobs[0]), abs=0.2)
 
 
@@ -225,20 +231,65 @@ def test_what_was_generated_greedily_scores_as_greedy(engine: Engine, name: str)
     requests = []
     for prompt in prompts(engine, 8, seed=7):
         tokens = greedy(engine, prompt)
-        requests += [ScoreRequest(prompt, tokens), ScoreRequest(prompt, ((tokens[0] + 1) % engine.info.vocab_size, *tokens[1:]))]
-    scores = engine.score(requests, 4)
-    same = [flag for score in scores[::2] for flag in score.greedy]
+        requests += [(prompt, tokens), (prompt, ((tokens[0] + 1) % engine.info.vocab_size, *tokens[1:]))]
+    scores = score(engine, requests, 4)
+    same = [flag for one in scores[::2] for flag in one.greedy]
     # Near ties fall either way where decoding and prefill round differently; the fake does not round.
     assert sum(same) >= (1.0 if name == "fake" else 0.9) * len(same)
-    assert not any(score.greedy[0] for score in scores[1::2])
+    assert not any(one.greedy[0] for one in scores[1::2])
+
+
+@every_engine
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_what_requests_share_changes_no_score(engine: Engine, batch_size: int) -> None:
+    # A long beginning that most have in common, contexts with several continuations of one and of more tokens, some of which
+    # begin alike for longer than a block of vLLM's cache, and one request that shares nothing.
+    head = prompts(engine, 1, seed=11, length=100)[0]
+    contexts = [head + tail for tail in prompts(engine, 5, seed=12)] + [head[:60], prompts(engine, 1, seed=13, length=9)[0]]
+    tails = prompts(engine, 3, seed=14, length=40)
+    continuations = ((7,), (8,), tails[0], tails[0][:36] + tails[1], tails[2][:3], tails[1][:1])
+    requests = [ScoreRequest(context, continuations[: 2 + place]) for place, context in enumerate(contexts)]
+    requests.append(ScoreRequest(contexts[2], ((9,), (7,))))
+    for _ in range(2):  # the second time vLLM finds everything in its cache
+        found = engine.score(requests, batch_size)
+        for request, answers in zip(requests, found, strict=True):
+            alone = score(engine, [(request.context, continuation) for continuation in request.continuations], 1)
+            for one, other in zip(answers, alone, strict=True):
+                assert one.logprobs == pytest.approx(other.logprobs, abs=0.25)
+                assert sum(one.logprobs) == pytest.approx(sum(other.logprobs), abs=0.3, rel=0.01)
+
+
+@every_engine
+@pytest.mark.parametrize("length", [2, 9, 150, CONTEXT])
+def test_logits_are_those_of_the_scores(engine: Engine, length: int) -> None:
+    tokens = prompts(engine, 1, seed=15, length=length)[0]
+    for _ in range(2):
+        logits = engine.logits(tokens)
+        assert (logits.shape, logits.dtype) == ((length - 1, engine.info.vocab_size), np.float32)
+        logprobs = log_softmax(logits.astype(np.float64), axis=-1)[np.arange(length - 1), tokens[1:]]
+        (expected,) = score(engine, [(tokens[:1], tokens[1:])], 1)
+        assert logprobs == pytest.approx(expected.logprobs, abs=0.2)
+
+
+@every_engine
+@pytest.mark.parametrize("tokens", [(), (5,), (5, 100_000), (5,) * (CONTEXT + 1)], ids=["none", "one", "unknown", "too-long"])
+def test_logits_of_a_bad_sequence_are_refused(engine: Engine, tokens: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="the sequence"):
+        engine.logits(tokens)
+
+
+@every_engine
+def test_token_times_are_left_out_where_they_are_not_wanted(engine: Engine) -> None:
+    request = GenerationRequest(prompts(engine, 1)[0], 6, ignore_eos=True, stop=("never in there",))
+    timed, untimed = engine.generate([request, replace(request, token_times=False)], 2)
+    assert (timed.tokens, timed.text, timed.finish_reason) == (untimed.tokens, untimed.text, untimed.finish_reason)
+    assert (len(timed.token_times_s), untimed.token_times_s) == (6, ())
 
 
 @every_engine
 def test_a_full_context_fits(engine: Engine) -> None:
     text = prompts(engine, 1, seed=8, length=CONTEXT)[0]
-    many, one, short = engine.score(
-        [ScoreRequest(text[:1], text[1:]), ScoreRequest(text[:-1], text[-1:]), ScoreRequest(text[:1], text[1:-1])], 1
-    )
+    many, one, short = score(engine, [(text[:1], text[1:]), (text[:-1], text[-1:]), (text[:1], text[1:-1])], 1)
     assert len(many.logprobs) == CONTEXT - 1
     assert many.logprobs[-1] == pytest.approx(one.logprobs[0], abs=0.2)
     assert many.logprobs[:-1] == pytest.approx(short.logprobs, abs=0.2)
@@ -248,7 +299,7 @@ def test_a_full_context_fits(engine: Engine) -> None:
 @every_engine
 def test_a_single_token_is_enough_of_a_prompt(engine: Engine) -> None:
     assert len(greedy(engine, (5,), 4)) == 4
-    assert len(engine.score([ScoreRequest((5,), (6,))], 1)[0].logprobs) == 1
+    assert len(score(engine, [((5,), (6,))], 1)[0].logprobs) == 1
 
 
 BAD_GENERATIONS = {
@@ -261,11 +312,12 @@ BAD_GENERATIONS = {
     "concurrency must be": (GenerationRequest((5,), 1), 0),
 }
 BAD_SCORES = {
-    "context is empty": (ScoreRequest((), (5,)), 1),
-    "continuation is empty": (ScoreRequest((5,), ()), 1),
-    "token id 100000": (ScoreRequest((5,), (100_000,)), 1),
-    "beyond the context": (ScoreRequest((5,) * 200, (5,) * 57), 1),
-    "batch_size must be": (ScoreRequest((5,), (5,)), 0),
+    "context is empty": (ScoreRequest((), ((5,),)), 1),
+    "no continuations": (ScoreRequest((5,), ()), 1),
+    "continuation is empty": (ScoreRequest((5,), ((5,), ())), 1),
+    "token id 100000": (ScoreRequest((5,), ((5,), (100_000,))), 1),
+    "beyond the context": (ScoreRequest((5,) * 200, ((5,), (5,) * 57)), 1),
+    "batch_size must be": (ScoreRequest((5,), ((5,),)), 0),
 }
 
 
@@ -282,7 +334,7 @@ def test_a_bad_generation_is_refused(engine: Engine, message: str) -> None:
 def test_a_bad_score_is_refused(engine: Engine, message: str) -> None:
     request, batch_size = BAD_SCORES[message]
     with pytest.raises(ValueError, match=message):
-        engine.score([ScoreRequest((5,), (5,)), request], batch_size)
+        engine.score([ScoreRequest((5,), ((5,),)), request], batch_size)
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)
@@ -294,10 +346,10 @@ def test_more_than_the_engine_takes_at_once_is_refused(engine: Engine) -> None:
 @pytest.mark.slow
 def test_engines_agree_on_the_same_checkpoint(opened: Opener) -> None:
     engines = [opened("vllm"), opened("transformers")]
-    requests = [ScoreRequest(p[:2], p[2:]) for p in prompts(engines[0], 12, seed=9, length=20)]
-    for one, other in zip(*(engine.score(requests, 4) for engine in engines), strict=True):
+    requests = [(p[:2], p[2:]) for p in prompts(engines[0], 12, seed=9, length=20)]
+    for one, other in zip(*(score(engine, requests, 4) for engine in engines), strict=True):
         assert sum(one.logprobs) == pytest.approx(sum(other.logprobs), rel=0.01)
-    answers = [[greedy(engine, request.context, 8) for request in requests] for engine in engines]
+    answers = [[greedy(engine, context, 8) for context, _ in requests] for engine in engines]
     assert sum(a[:2] == b[:2] for a, b in zip(*answers, strict=True)) >= 10
 
 

@@ -88,7 +88,7 @@ def test_transformers_runs_on_after_it_was_out_of_memory(tiny_model: Path, monke
     before = engine.generate(requests, 1)[0].tokens
     with monkeypatch.context() as patch:
         patch.setattr(engine._model.model.layers[1].mlp, "forward", full)
-        for call in (lambda: engine.generate(requests, 1), lambda: engine.score([ScoreRequest((5,), (6,))], 1)):
+        for call in (lambda: engine.generate(requests, 1), lambda: engine.score([ScoreRequest((5,), ((6,),))], 1)):
             with pytest.raises(StageError) as caught:
                 call()
             assert caught.value.reason is Reason.OUT_OF_MEMORY

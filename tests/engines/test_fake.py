@@ -91,7 +91,7 @@ def test_an_unknown_engine_is_named() -> None:
 def test_the_most_likely_token_leads_a_distribution(tokens: list[int], vocab_size: int) -> None:
     engine = fake(vocab_size=vocab_size)
     context = tuple(token % vocab_size for token in tokens)
-    scores = engine.score([ScoreRequest(context, (token,)) for token in range(vocab_size)], 1)
+    (scores,) = engine.score([ScoreRequest(context, tuple((token,) for token in range(vocab_size)))], 1)
     assert math.fsum(math.exp(s.logprobs[0]) for s in scores) == pytest.approx(1)
     best = max(range(vocab_size), key=lambda token: scores[token].logprobs[0])
     assert [s.greedy[0] for s in scores] == [token == best for token in range(vocab_size)]

@@ -32,14 +32,14 @@ class RecordingEngine(FakeEngine):
         self.generated += requests
         return super().generate(requests, concurrency)
 
-    def score(self, requests: Sequence[ScoreRequest], batch_size: int) -> list[Score]:
+    def score(self, requests: Sequence[ScoreRequest], batch_size: int) -> list[tuple[Score, ...]]:
         """See the base."""
         self.calls += 1
         self.scored += requests
         scores = super().score(requests, batch_size)
         return [
-            Score((float("nan"),) * len(score.logprobs), score.greedy) if self.broken(request) else score
-            for request, score in zip(requests, scores, strict=True)
+            tuple(Score((float("nan"),) * len(s.logprobs), s.greedy) if self.broken(request) else s for s in found)
+            for request, found in zip(requests, scores, strict=True)
         ]
 
 

@@ -134,7 +134,8 @@ def test_the_same_seed_gives_the_same_results(tiny_model: Path, tmp_path: Path, 
 def test_identical_requests_are_scored_once(engine: RecordingEngine, tiny_model: Path, tmp_path: Path) -> None:
     config = EvaluateConfig(tasks=(TaskEntry(name="slim_facts", limit=40),), perplexity_text=None)
     evaluate(engine, tiny_model, config, tmp_path, seed=1)
-    assert len(set(engine.scored)) == len(engine.scored) == 160
+    assert len(set(engine.scored)) == len(engine.scored) == 40
+    assert sum(len(request.continuations) for request in engine.scored) == 160
     from slim.evaluate.harness import EngineLM, open_tokenizer
 
     lm = EngineLM(engine, open_tokenizer(tiny_model))

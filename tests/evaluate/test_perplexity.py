@@ -20,13 +20,13 @@ from tests.evaluate.conftest import RecordingEngine
 )
 def test_windows_score_every_token_but_the_first_once(tokens: list[int], prefix: tuple[int, ...], max_len: int) -> None:
     requests, window = window_requests(tokens, prefix, max_len)
-    assert [token for request in requests for token in request.continuation] == tokens[1:]
+    assert [token for request in requests for token in request.continuations[0]] == tokens[1:]
     place = 0
     for request in requests:
         assert request.context == (*prefix, tokens[place])
-        assert len(request.context) + len(request.continuation) <= max_len
-        assert len(request.continuation) <= window
-        place += len(request.continuation)
+        assert len(request.context) + request.longest <= max_len
+        assert len(request.continuations) == 1 and request.longest <= window
+        place += request.longest
 
 
 def test_perplexity_is_that_of_the_engines_probabilities(engine: RecordingEngine, tiny_model: Path) -> None:
@@ -35,8 +35,8 @@ def test_perplexity_is_that_of_the_engines_probabilities(engine: RecordingEngine
     direct = []
     for request in list(engine.scored):
         so_far = request.context
-        for token in request.continuation:
-            direct += engine.score([ScoreRequest(so_far, (token,))], 1)[0].logprobs
+        for token in request.continuations[0]:
+            direct += engine.score([ScoreRequest(so_far, ((token,),))], 1)[0][0].logprobs
             so_far += (token,)
     assert len(scores.logprobs) == 299
     assert scores.perplexity == pytest.approx(math.exp(-sum(direct) / 299))

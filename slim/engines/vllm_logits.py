@@ -1,0 +1,88 @@
+"""The logits along a prompt, taken from vLLM's model while it computes the prompt's log-probabilities.
+
+vLLM hands out log-probabilities as Python lists, which for a whole vocabulary at each of a thousand tokens takes
+minutes and gigabytes. The engine runs in this process, so what ``compute_logits`` returns can be kept as it is; the
+log-probabilities that vLLM gives for the prompt's own tokens tell which rows belong where, and that they are right.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from vllm import SamplingParams
+from vllm.sampling_params import RequestOutputKind
+
+from slim.errors import Reason, StageError
+
+_TOLERANCE_NATS = 1e-3
+
+
+def params(last: int) -> Any:
+    """Return the sampling parameters for a prompt that ``last`` follows."""
+    return SamplingParams(
+        temperature=0,
+        max_tokens=1,
+        detokenize=False,
+        flat_logprobs=True,
+        prompt_logprobs=0,
+        logprob_token_ids=[last],
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+@contextmanager
+def kept(model: Any) -> Iterator[list[torch.Tensor]]:
+    """Within the block, whatever the model's ``compute_logits`` returns is put into the list, as float32 on the CPU."""
+    taken: list[torch.Tensor] = []
+    compute = model.compute_logits
+
+    def compute_and_keep(*arguments: Any, **options: Any) -> Any:
+        logits = compute(*arguments, **options)
+        if logits is not None:
+            taken.append(logits.float().cpu())
+        return logits
+
+    model.compute_logits = compute_and_keep
+    try:
+        yield taken
+    finally:
+        del model.compute_logits
+
+
+def rows(taken: Sequence[torch.Tensor], tokens: Sequence[int], output: Any) -> npt.NDArray[np.float32]:
+    """Return the rows along ``tokens`` in order.
+
+    Args:
+        taken: from `kept`: the prompt in one or more chunks, and for each chunk the row after its last token.
+        tokens: the prompt and the token that follows it.
+        output: vLLM's answer for the prompt.
+
+    Raises:
+        StageError: the rows are not those of the log-probabilities that vLLM gives.
+    """
+    table = output.prompt_logprobs
+    expected = [table.logprobs[table.start_indices[place]] for place in range(1, len(tokens) - 1)]
+    generated = output.outputs[0].logprobs
+    expected.append(generated.logprobs[generated.token_ids.index(tokens[-1])])
+    found: list[torch.Tensor] = []
+    last: torch.Tensor | None = None
+    place = 0
+    for block in taken:
+        end = place + len(block)
+        if end < len(expected) and _fits(block, tokens[1 + place : 1 + end], expected[place:end]):
+            found.append(block)
+            place = end
+        elif len(block) == 1 and _fits(block, tokens[-1:], expected[-1:]):
+            last = block
+    if place != len(expected) - 1 or last is None:
+        raise StageError(Reason.UNSUPPORTED_SCHEME, "vLLM's logits are not where this program looks for them in this version")
+    logits: npt.NDArray[np.float32] = torch.cat([*found, last]).numpy()
+    return logits
+
+
+def _fits(block: torch.Tensor, tokens: Sequence[int], expected: Sequence[float]) -> bool:
+    own = block.gather(-1, torch.tensor(tokens).unsqueeze(-1)).squeeze(-1) - block.logsumexp(-1)
+    return bool((own - torch.tensor(expected)).abs().max() < _TOLERANCE_NATS)
