@@ -312,7 +312,8 @@ def die_with_parent() -> None:
 def main(arguments: list[str]) -> int:
     """Run the job of the directory that is named."""
     die_with_parent()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Said either way, since tokenizers warns at each fork otherwise; none of ours goes on to tokenize.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     # NVML numbers GPUs by bus id; CUDA does so only when told.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
