@@ -3,7 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,20 @@ class Engine(Protocol):
 
         Raises:
             ValueError, StageError: as `generate`.
+        """
+
+    def logits(self, tokens: tuple[int, ...]) -> "npt.NDArray[np.float32]":
+        """The model's raw logits along a sequence.
+
+        Args:
+            tokens: at least two, at most ``max_model_len``.
+
+        Returns:
+            Shape (len(tokens) - 1, vocab_size): row i is about the token that follows ``tokens[: i + 1]``.
+
+        Raises:
+            ValueError: as `generate`.
+            StageError: the engine cannot give them, or fails.
         """
 
     def close(self) -> None:

@@ -10,12 +10,16 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import accumulate, takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slim.engines.base import Completion, EngineInfo, EngineSpec, GenerationRequest, Score, ScoreRequest
 from slim.engines.checks import check_generation, check_scores
 from slim.engines.decoding import cut
 from slim.errors import ConfigError, Reason, StageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 _HISTORY = 4
 _FIRST_LETTER = ord("a")
@@ -160,6 +164,16 @@ class FakeEngine:
             greedy = tuple(self.next_token(sequence[:place]) == sequence[place] for place in places)
             answers.append(Score(logprobs, greedy))
         return answers
+
+    def logits(self, tokens: tuple[int, ...]) -> "npt.NDArray[np.float32]":
+        """See `slim.engines.base.Engine`."""
+        import numpy as np
+
+        check_scores([ScoreRequest(tokens[:-1], tokens[-1:])], 1, self._info)
+        size = self.options.vocab_size
+        best = np.array([[self.next_token(tokens[: end + 1])] for end in range(len(tokens) - 1)])
+        rows: npt.NDArray[np.float32] = (-math.log(2) * ((np.arange(size) - best) % size)).astype(np.float32)
+        return rows
 
     def close(self) -> None:
         """See `slim.engines.base.Engine`."""
