@@ -146,6 +146,12 @@ class TransformersEngine:
             answers.update(zip(batch, scores, strict=True))
         return [answers[i] for i in range(len(requests))]
 
+    def logits(self, tokens: tuple[int, ...]) -> Any:
+        """See `slim.engines.base.Engine`."""
+        with torch.inference_mode():
+            found = self._model(input_ids=torch.tensor([tokens[:-1]], device=self._device), use_cache=False).logits[0]
+        return found.float().cpu().numpy()
+
     def close(self) -> None:
         """See `slim.engines.base.Engine`."""
         self._model = None

@@ -143,6 +143,10 @@ class VllmEngine:
         self._run(jobs, self._info.max_concurrency or 1, finished)
         return [answers[i] for i in range(len(requests))]
 
+    def logits(self, tokens: tuple[int, ...]) -> Any:
+        """See `slim.engines.base.Engine`."""
+        raise StageError(Reason.EVALUATION, "vLLM gives no logits yet")
+
     def close(self) -> None:
         """See `slim.engines.base.Engine`."""
         if self._llm is None:
