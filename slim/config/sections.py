@@ -11,6 +11,10 @@ Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
+_FIDELITY_TOKEN_BYTES = 128
+"""Of a token of the text: a few most likely next tokens with their logits, and what is kept of the others together."""
+
+
 class Section(BaseModel):
     """Base of all sections: unknown keys are refused, values are not coerced into another type, records do not change."""
 
@@ -95,6 +99,9 @@ class EvaluateConfig(Section):
         data_dir: local mirror of Hub data sets, laid out ``<organisation>/<name>``.
         perplexity_text: text for ``fidelity/perplexity``: ``python-docs``, a local text file, or None to leave it out.
         perplexity_tokens: tokens of it that are scored.
+        fidelity_tokens: tokens of it over which a configuration's next-token distributions are compared with its baseline's;
+            None leaves the comparison out.
+        fidelity_max_mib: size of the file in which a baseline keeps its distributions; what does not fit is bounded.
         max_gen_tokens: new tokens at most where a task does not say.
         batch_size: sequences a batch, for engines without continuous batching.
     """
@@ -110,6 +117,8 @@ class EvaluateConfig(Section):
     data_dir: Name | None = None
     perplexity_text: Name | None = "python-docs"
     perplexity_tokens: Positive = 8192
+    fidelity_tokens: Annotated[int, Field(ge=2)] | None = 1024
+    fidelity_max_mib: Positive = 64
     max_gen_tokens: Positive = 256
     batch_size: Positive = 16
 
@@ -127,7 +136,18 @@ class EvaluateConfig(Section):
             raise ValueError(f"tasks names one twice: {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
         if self.system_prompt is not None and not self.apply_chat_template:
             raise ValueError("system_prompt needs apply_chat_template: true")
+        needed_mib = -(-(self.fidelity_tokens or 0) * _FIDELITY_TOKEN_BYTES // (1 << 20))
+        if self.fidelity_max_mib < needed_mib:
+            raise ValueError(
+                f"fidelity_max_mib {self.fidelity_max_mib} has no room for fidelity_tokens {self.fidelity_tokens}; allowed: at least "
+                f"{needed_mib}"
+            )
         return self
+
+    @property
+    def measures_fidelity(self) -> bool:
+        """Whether configurations are compared with their baseline token by token."""
+        return self.perplexity_text is not None and self.fidelity_tokens is not None
 
 
 class WarmupConfig(Section):
