@@ -177,7 +177,7 @@ def run_evaluate(work: Work, order: StageOrder, draft: Draft) -> StageResult:
         EvaluateConfig.model_validate(order.config, strict=False),
         draft.artifacts,
         seed=work.job.seed,
-        against=Against(work.job.keep_reference, work.job.reference, work.job.no_reference),
+        against=Against(keep=work.job.keep_reference, path=work.job.reference, missing=work.job.no_reference),
         trust_remote_code=work.job.source.trust_remote_code,
         on_progress=work.on_progress,
     )
