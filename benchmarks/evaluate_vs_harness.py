@@ -18,11 +18,13 @@ choices agree.
 import argparse
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +250,11 @@ def checkpoint(model: str, scratch: Path) -> Path:
     """Return the directory of the checkpoint; made where there is none."""
     source = models.resolve(ModelEntry(id="embedded" if model == RANDOM else model))
     directory = models.materialize(source, lambda _: None)
-    return random_weights(directory, scratch / "model") if model == RANDOM else directory
+    if model != RANDOM:
+        return directory
+    # In a process of its own, whose memory on the GPU goes with it.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(random_weights, directory, scratch / "model").result()
 
 
 def random_weights(tokenizer_dir: Path, directory: Path) -> Path:

@@ -49,6 +49,10 @@ class StoreError(SlimError):
     """The tracking store cannot be reached, read or written."""
 
 
+class MissingArtifactError(StoreError):
+    """The store answers, but a run does not have the file that was asked for."""
+
+
 class StoreConfigError(StoreError, UserError):
     """The tracking store's address is wrong or its place cannot be written, found before any work is done."""
 

@@ -62,7 +62,7 @@ def profile_s(config: ProfileConfig, parameters: float, bits: int, engine: str, 
 def evaluate_s(config: EvaluateConfig, parameters: float, device: str) -> float:
     """Return rough wall seconds of an evaluate stage, engine start not included."""
     items = sum(task.limit or config.limit or _UNLIMITED_ITEMS.get(task.name, 1000) for task in config.tasks)
-    tokens = items * _ITEM_TOKENS + config.perplexity_tokens
+    tokens = items * _ITEM_TOKENS + config.perplexity_tokens + (config.fidelity_tokens or 0)
     return 10 + 2 * parameters * tokens / MACHINES[device].flop_per_s
 
 

@@ -45,6 +45,9 @@ class Job:
         options: its options, as plain values.
         checkpoint: directory to serve; None serves the original weights.
         spool: where results go.
+        reference: file with the distributions that the baseline kept, for ``evaluate``; None where there is none.
+        no_reference: why there is none although the configuration has a baseline.
+        keep_reference: the configuration is a baseline, so its own distributions are kept.
     """
 
     source: ModelSource
@@ -55,6 +58,9 @@ class Job:
     engine: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     checkpoint: Path | None = None
+    reference: Path | None = None
+    no_reference: str = ""
+    keep_reference: bool = False
 
     def write(self, path: Path) -> None:
         """Write the job as JSON."""
@@ -66,7 +72,7 @@ class Job:
         values = json.loads(path.read_text(encoding="utf-8"))
         source = values.pop("source")
         source["path"] = Path(source["path"]) if source["path"] else None
-        checkpoint = values.pop("checkpoint")
+        checkpoint, reference = values.pop("checkpoint"), values.pop("reference")
         return cls(
             **{
                 **values,
@@ -74,6 +80,7 @@ class Job:
                 "spool": Path(values["spool"]),
                 "orders": tuple(StageOrder(**order) for order in values["orders"]),
                 "checkpoint": Path(checkpoint) if checkpoint else None,
+                "reference": Path(reference) if reference else None,
             }
         )
 

@@ -68,8 +68,22 @@ def profile_key(
     )
 
 
-def evaluate_key(weights: str, serving: Mapping[str, Any], config: EvaluateConfig, *, seed: int, environment: Environment) -> str:
-    """Return the key of an evaluate stage; arguments as for `profile_key`."""
+def evaluate_key(
+    weights: str,
+    serving: Mapping[str, Any],
+    config: EvaluateConfig,
+    *,
+    seed: int,
+    environment: Environment,
+    baseline: str | None = None,
+) -> str:
+    """Return the key of an evaluate stage; arguments as for `profile_key`.
+
+    Args:
+        weights, serving, config, seed, environment: as there.
+        baseline: precision of the baseline that the distributions are compared with, None for a baseline or without such a
+            comparison. All else that makes the baseline what it is, is here already: the weights come of the same original.
+    """
     packages = {*ENGINE_PACKAGES[serving["engine"]], *evaluate.versions_that_matter()}
     return digest(
         {
@@ -78,6 +92,7 @@ def evaluate_key(weights: str, serving: Mapping[str, Any], config: EvaluateConfi
             **serving,
             "config": config.model_dump(mode="json"),
             "tasks": evaluate.task_digest(config),
+            "baseline": baseline,
             "seed": seed,
             "hardware": environment.hardware.label,
             "versions": _versions(environment, packages),

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slim import aggregate, models
+from slim import aggregate, models, references
 from slim import checkpoint as checkpoints
+from slim.evaluate import Against
 from slim.jobs import Spool, Spooled
 from slim.plan import Plan, PlannedConfiguration, PlannedStage
 from slim.records import Failure
@@ -111,6 +112,12 @@ class Ledger:
             entry.checkpoint = self.store.checkpoint_path(entry.done[key], models.home() / "checkpoints")
             checkpoints.load(entry.checkpoint, verify=True)
         return entry.checkpoint
+
+    def reference(self, entry: Entry) -> Against:
+        """Return what the evaluation of a configuration is to do about its fidelity to the baseline."""
+        wanted = entry.planned.reference
+        failure = next((e.failure for e in self.entries if wanted is not None and e.planned.name == wanted.name), None)
+        return references.find(entry.planned, self.store, self.spool, failure)
 
     def _begin(self, planned: PlannedConfiguration) -> str:
         assert self.sweep_run is not None

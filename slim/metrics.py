@@ -79,11 +79,28 @@ CATALOGUE: tuple[Metric, ...] = (
         "The task's primary metric as published: exact match for GSM8K (flexible extraction), acc for MMLU, acc_norm for HellaSwag and ARC.",
         4,
     ),
-    Metric("fidelity/kl_divergence_nats", "nats/token", _DOWN, "Mean KL(baseline || configuration) over the same text.", 5),
     Metric(
-        "fidelity/kl_divergence_p99_nats", "nats/token", _DOWN, "99th percentile over tokens of KL(baseline || configuration).", 5
+        "fidelity/kl_divergence_nats",
+        "nats/token",
+        _DOWN,
+        "Mean KL(baseline || configuration) of the next-token distributions over the same text; a lower bound where evaluate.fidelity_exact is false.",
+        5,
     ),
-    Metric("fidelity/top1_agreement", "fraction", _UP, "Positions at which baseline and configuration prefer the same token.", 4),
+    Metric("fidelity/kl_divergence_p99_nats", "nats/token", _DOWN, "99th percentile over tokens of the same.", 5),
+    Metric(
+        "fidelity/kl_divergence_upper_bound_nats",
+        "nats/token",
+        _NONE,
+        "Upper bound of that mean, where the baseline kept only its most likely tokens.",
+        5,
+    ),
+    Metric(
+        "fidelity/top1_agreement",
+        "fraction",
+        _UP,
+        "Positions at which baseline and configuration prefer the same token, ties counting where the most likely tokens intersect.",
+        4,
+    ),
     Metric(
         "fidelity/flip_rate", "fraction", _DOWN, "Items whose answer turned from right to wrong or back, against the baseline.", 4
     ),

@@ -48,6 +48,19 @@ class PlannedStage:
 
 
 @dataclass(frozen=True)
+class PlannedReference:
+    """The evaluation whose next-token distributions a configuration is compared with; it need not be part of the sweep.
+
+    Attributes:
+        name: of the baseline configuration.
+        key: of its evaluate stage.
+    """
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True)
 class PlannedConfiguration:
     """A configuration of the sweep.
 
@@ -61,6 +74,7 @@ class PlannedConfiguration:
         run: finished configuration run with the same key, which is reused.
         failure: why it cannot work, found before any work.
         baseline: name of the configuration it is compared with; None for a baseline.
+        reference: of the comparison of distributions; None for a baseline or without such a comparison.
     """
 
     name: str
@@ -73,6 +87,12 @@ class PlannedConfiguration:
     run: StoredRun | None = None
     failure: Failure | None = None
     baseline: str | None = None
+    reference: PlannedReference | None = None
+
+    @property
+    def keeps_reference(self) -> bool:
+        """Whether others are compared with it, so that its evaluation keeps its distributions."""
+        return self.reference is None and self.precision.name in precisions.BASELINES
 
     @property
     def estimate_s(self) -> float:
@@ -127,10 +147,12 @@ def make(config: SweepConfig, store: Store | None, spool: Spool | None) -> Plan:
         )
         parameters = _parameters(source)
         for precision, engine in pairs:
-            one = _configuration(config, source, precision, engine, measure=measure, quantizing=quantizing, parameters=parameters)
-            failure = _impossible(findings, precision, engine) or _preflight(source, precision, config)
             baseline = next((p.name for b in precisions.BASELINES for p, e in pairs if p.name == b and e == engine), None)
-            named = f"{source.short_name}/{baseline}@{engine}" if baseline and baseline != precision.name else None
+            one = _configuration(
+                config, source, precision, engine, baseline, measure=measure, quantizing=quantizing, parameters=parameters
+            )
+            failure = _impossible(findings, precision, engine) or _preflight(source, precision, config)
+            named = _name(source, baseline, engine) if baseline and baseline != precision.name else None
             planned.append(_with_reuse(replace(one, failure=failure, baseline=named), store, spool))
     return Plan(config, measure, quantizing, tuple(planned))
 
@@ -192,15 +214,18 @@ def _configuration(
     source: ModelSource,
     precision: Precision,
     engine: EngineName,
+    baseline: str | None,
     *,
     measure: Environment,
     quantizing: Environment,
     parameters: float,
 ) -> PlannedConfiguration:
+    """Plan one configuration; ``baseline`` is the precision of the sweep's baseline on the engine, None where it has none."""
     options = getattr(config.engines, engine).model_dump(mode="json")
     serving = {"precision": precision.name, "engine": engine, "options": options}
     device, start_s = measure.hardware.device, estimate.engine_start_s(engine, measure.hardware.device)
     stages: list[PlannedStage] = []
+    reference = None
     weights = source.fingerprint
     if precision.is_quantized:
         weights = keys.quantize_key(source.fingerprint, precision, config.quantize, config.seed, quantizing)
@@ -212,13 +237,23 @@ def _configuration(
             seconds = start_s + estimate.profile_s(config.profile, parameters, precision.weight_bits, engine, device)
             stages.append(PlannedStage("profile", key, repeat, config.profile.model_dump(mode="json"), seconds))
         if config.evaluate is not None and repeat == 0:
-            key = keys.evaluate_key(weights, serving, config.evaluate, seed=config.seed, environment=measure)
+            # A sweep without a baseline may follow one that had it.
+            against = baseline or precisions.BASELINES[0]
+            if config.evaluate.measures_fidelity and against != precision.name:
+                its = {**serving, "precision": against}
+                key = keys.evaluate_key(source.fingerprint, its, config.evaluate, seed=config.seed, environment=measure)
+                reference = PlannedReference(_name(source, against, engine), key)
+            compared = against if reference else None
+            key = keys.evaluate_key(weights, serving, config.evaluate, seed=config.seed, environment=measure, baseline=compared)
             seconds = estimate.evaluate_s(config.evaluate, parameters, device) + (0 if config.profile else start_s)
             stages.append(PlannedStage("evaluate", key, 0, config.evaluate.model_dump(mode="json"), seconds))
     key = keys.digest({"configuration": serving, "weights": weights, "stages": sorted(s.key for s in stages)})
-    return PlannedConfiguration(
-        f"{source.short_name}/{precision.name}@{engine}", source, precision, engine, options, key, tuple(stages)
-    )
+    name = _name(source, precision.name, engine)
+    return PlannedConfiguration(name, source, precision, engine, options, key, tuple(stages), reference=reference)
+
+
+def _name(source: ModelSource, precision: str, engine: EngineName) -> str:
+    return f"{source.short_name}/{precision}@{engine}"
 
 
 def _with_reuse(planned: PlannedConfiguration, store: Store | None, spool: Spool | None) -> PlannedConfiguration:
@@ -230,8 +265,24 @@ def _with_reuse(planned: PlannedConfiguration, store: Store | None, spool: Spool
     for stage in planned.stages:
         found = store.find_finished(stage.stage, stage.key) if store else None
         waiting = spool.find(stage.key) if spool and found is None else None
-        stages.append(replace(stage, run=found, spooled=waiting is not None and waiting.result.failure is None))
+        spooled = waiting is not None and waiting.result.failure is None
+        params = found.params if found else waiting.result.params if waiting and spooled else None
+        if stage.stage == "evaluate" and params is not None and _misses_reference(planned.reference, params, store, spool):
+            # It was evaluated before its baseline was: once more, now that the divergence can be measured.
+            found, spooled, planned = None, False, replace(planned, run=None)
+        stages.append(replace(stage, run=found, spooled=spooled))
     return replace(planned, stages=tuple(stages))
+
+
+def _misses_reference(
+    reference: PlannedReference | None, params: Mapping[str, Any], store: Store | None, spool: Spool | None
+) -> bool:
+    """Whether an evaluation with these params had no distributions of its baseline to compare with, and now there are some."""
+    if reference is None or evaluate.had_reference(params):
+        return False
+    run = store.find_finished("evaluate", reference.key) if store else None
+    waiting = spool.find(reference.key) if spool else None
+    return any(evaluate.has_reference(p) for p in (run.params if run else {}, waiting.result.params if waiting else {}))
 
 
 def _impossible(findings: Mapping[str, doctor.Finding], precision: Precision, engine: EngineName) -> Failure | None:

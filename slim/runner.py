@@ -8,6 +8,7 @@ from slim import models, quantize
 from slim.config import SweepConfig
 from slim.cooling import Cooling
 from slim.errors import Reason, StageError, UserError
+from slim.evaluate import Against
 from slim.executor import LocalExecutor, Outcome
 from slim.jobs import Job, Spool, Spooled, StageOrder
 from slim.plan import PlannedConfiguration, PlannedStage
@@ -67,13 +68,16 @@ class Runner:
         job = Job(planned.source, planned.precision.name, self._config.seed, self._spool.root, (_order(stage),))
         return self._finished(self._launch(planned, job, self._config.interpreters.quantize))[0]
 
-    def measure(self, planned: PlannedConfiguration, stages: list[PlannedStage], checkpoint: Path | None) -> list[Spooled]:
+    def measure(
+        self, planned: PlannedConfiguration, stages: list[PlannedStage], checkpoint: Path | None, against: Against
+    ) -> list[Spooled]:
         """Open the engine once and run the measuring stages.
 
         Args:
             planned: the configuration.
             stages: profile, evaluate or both.
             checkpoint: to serve; None serves the original weights.
+            against: distributions of the baseline, for an evaluate stage.
         """
         if any(s.stage == "profile" for s in stages) and self._config.profile is not None:
             self._cooling.wait(self._config.profile.cooldown_s)
@@ -86,6 +90,9 @@ class Runner:
             engine=planned.engine,
             options=dict(planned.options),
             checkpoint=checkpoint,
+            reference=against.path,
+            no_reference=against.missing,
+            keep_reference=against.keep,
         )
         return self._finished(self._launch(planned, job, self._config.interpreters.measure))
 

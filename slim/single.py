@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from slim import checkpoint as checkpoints
-from slim import models
+from slim import models, references
 from slim.errors import Reason, StageError
+from slim.evaluate import Against
 from slim.jobs import Spool, Spooled
 from slim.ledger import flat, identity
 from slim.plan import Plan, PlannedConfiguration, PlannedStage
@@ -85,7 +86,8 @@ def run_stage(
                 checkpoint = store.checkpoint_path(made, models.home() / "checkpoints") if made else None
                 if checkpoint is not None:
                     checkpoints.load(checkpoint, verify=True)
-                waiting = runner.measure(planned, [wanted], checkpoint)[0]
+                against = references.find(planned, store, spool) if stage == "evaluate" else Against()
+                waiting = runner.measure(planned, [wanted], checkpoint, against)[0]
         run = log(wanted, waiting, join)
     return StageOutcome(run, reused=False, failure=waiting.result.failure)
 

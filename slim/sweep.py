@@ -10,6 +10,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from slim.errors import Reason, StageError, StoreError, UserError
+from slim.evaluate import Against
 from slim.jobs import Spool
 from slim.ledger import Entry, Ledger
 from slim.plan import Plan
@@ -271,7 +272,9 @@ class SweepRun:
                 self._keep(entry, [(stage, self._runner.quantize(entry.planned, stage))])
         measuring = [s for s in todo if s.stage != "quantize"]
         if measuring and not entry.failure:
-            results = self._runner.measure(entry.planned, measuring, self._ledger.checkpoint(entry))
+            evaluates = any(s.stage == "evaluate" for s in measuring)
+            against = self._ledger.reference(entry) if evaluates else Against()
+            results = self._runner.measure(entry.planned, measuring, self._ledger.checkpoint(entry), against)
             self._keep(entry, list(zip(measuring, results, strict=True)))
 
     def _keep(self, entry: Entry, results: list[Any]) -> None:

@@ -168,7 +168,7 @@ def run_profile(work: Work, order: StageOrder, draft: Draft) -> StageResult:
 
 def run_evaluate(work: Work, order: StageOrder, draft: Draft) -> StageResult:
     """Measure accuracy."""
-    from slim.evaluate import evaluate
+    from slim.evaluate import Against, evaluate
 
     engine, served = work.opened()
     found = evaluate(
@@ -177,6 +177,7 @@ def run_evaluate(work: Work, order: StageOrder, draft: Draft) -> StageResult:
         EvaluateConfig.model_validate(order.config, strict=False),
         draft.artifacts,
         seed=work.job.seed,
+        against=Against(keep=work.job.keep_reference, path=work.job.reference, missing=work.job.no_reference),
         trust_remote_code=work.job.source.trust_remote_code,
         on_progress=work.on_progress,
     )

@@ -21,9 +21,22 @@ RESULT = StageResult(
 )
 
 
-@pytest.mark.parametrize("checkpoint", [None, Path("/somewhere/checkpoint")])
-def test_a_job_is_read_as_written(tmp_path: Path, checkpoint: Path | None) -> None:
-    job = Job(SOURCE, "gptq-int4", 7, tmp_path, (StageOrder("profile", "key", {"requests": 3}),), "vllm", {"a": 1}, checkpoint)
+@pytest.mark.parametrize("path", [None, Path("/somewhere/file")])
+def test_a_job_is_read_as_written(tmp_path: Path, path: Path | None) -> None:
+    orders = (StageOrder("profile", "key", {"requests": 3}),)
+    job = Job(
+        SOURCE,
+        "gptq-int4",
+        7,
+        tmp_path,
+        orders,
+        "vllm",
+        {"a": 1},
+        checkpoint=path,
+        reference=path,
+        no_reference="gone",
+        keep_reference=True,
+    )
     job.write(tmp_path / "job.json")
     assert Job.read(tmp_path / "job.json") == job
 

@@ -108,6 +108,8 @@ def test_protocol_tasks_and_repeats_change_their_own_stage() -> None:
     assert profile(repeat=1) != profile()
     assert evaluate(config=TASKS.model_copy(update={"limit": 7})) != evaluate()
     assert evaluate(environment=with_versions(lm_eval="0.5")) != evaluate()
+    assert evaluate(config=TASKS.model_copy(update={"fidelity_tokens": 7})) != evaluate()
+    assert len({evaluate(baseline=b) for b in (None, "bf16", "fp16")}) == 3
     assert profile(environment=with_versions(lm_eval="0.5")) == profile()
 
 

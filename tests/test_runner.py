@@ -9,6 +9,7 @@ import pytest
 from slim import models, quantize
 from slim.config import SweepConfig
 from slim.errors import ConfigError, StageError
+from slim.evaluate import Against
 from slim.executor import Outcome
 from slim.jobs import Spool, Spooled
 from slim.records import StageResult
@@ -38,7 +39,7 @@ def runner(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_conversion_work_and_engine_starts_are_added_up(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantize, "preflight", lambda *_: None)
     runner.prepare(PLANNED)
-    runner.measure(PLANNED, [STAGE], None)
+    runner.measure(PLANNED, [STAGE], None, Against())
     assert (runner.prepare_s, runner.work_s, runner.engine_start_s, runner.engine_starts) == (5.0, 4.0, 3.0, 1)
 
 

@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,7 +14,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from slim import checkpoint as checkpoints
-from slim.errors import Reason, StoreConfigError, StoreError
+from slim.errors import MissingArtifactError, Reason, StoreConfigError, StoreError
 from slim.jobs import Spool, Spooled
 from slim.records import Dataset, Failure, Stage, StageResult
 from slim.store import TAG, Store, experiment_of, explain_run
@@ -30,24 +28,6 @@ PARAMS = {
     "hardware": "CPU",
 }
 NAME = "tiny/gptq-int4@vllm"
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty database; copying it is much faster than making one."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    assert Store.open(f"sqlite:///{path}", "slim") is not None
-    return path
-
-
-@pytest.fixture
-def store(prepared: Path, tmp_path: Path) -> Iterator[Store]:
-    with sqlite3.connect(prepared) as source, sqlite3.connect(tmp_path / "mlflow.db") as target:
-        source.backup(target)
-        target.execute("UPDATE experiments SET artifact_location = ? WHERE name = 'slim'", [(tmp_path / "artifacts").as_uri()])
-    opened = Store.open(f"sqlite:///{tmp_path / 'mlflow.db'}", "slim")
-    assert opened is not None
-    yield opened
 
 
 def made_checkpoint(directory: Path, model: Path) -> Path:
@@ -248,8 +228,25 @@ def test_unknown_values_are_absent(store: Store) -> None:
     assert run.metrics == {}
 
 
+def test_a_file_of_a_run_is_read_where_it_lies(store: Store, tmp_path: Path) -> None:
+    run = store.log_stage(spooled(Spool(tmp_path / "spool"), "profile", "p1"), name=NAME, parent=None, params=PARAMS, tags={})
+    path = store.artifact(run, "requests.parquet", tmp_path / "cache")
+    assert pq.read_table(path).column("x").to_pylist() == [1, 2]
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(MissingArtifactError, match=r"no artifact 'samples\.parquet'"):
+        store.artifact(run, "samples.parquet", tmp_path / "cache")
+
+
+def test_a_tag_is_removed(store: Store) -> None:
+    run_id = store.begin("configuration", NAME, tags={TAG.BASELINE: "1", TAG.VALIDITY: "why"})
+    store.untag(run_id, [TAG.VALIDITY])
+    tags = store.get(run_id).tags
+    assert TAG.VALIDITY not in tags
+    assert tags[TAG.BASELINE] == "1"
+
+
 def test_searching_pages(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slim.store.store._PAGE", 2)
+    monkeypatch.setattr("slim.store.reading._PAGE", 2)
     made = {store.begin("configuration", f"c{i}") for i in range(5)}
     assert {r.run_id for r in store.configurations()} == made
     assert len(store.search("", limit=3)) == 3

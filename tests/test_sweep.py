@@ -16,7 +16,12 @@ from mlflow.tracking import MlflowClient
 from analysis import frame, summary
 from slim import api
 from slim.config import SweepConfig
+from slim.errors import Reason, StageError
+from slim.evaluate import REFERENCE_FILE
+from slim.jobs import Spooled
+from slim.plan import PlannedConfiguration
 from slim.provenance import ROOT
+from slim.runner import Runner
 from slim.store import TAG, Store
 from slim.sweep import Event
 
@@ -24,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 SMALL: dict[str, Any] = {
     "quantize": {"calibration": "python-docs", "samples": 4, "max_tokens": 32, "group_size": 32},
-    "evaluate": {"tasks": [{"name": "slim_facts", "limit": 6}], "perplexity_tokens": 64},
+    "evaluate": {"tasks": [{"name": "slim_facts", "limit": 6}], "perplexity_tokens": 64, "fidelity_tokens": 100},
     "profile": {
         "input_tokens": 8,
         "output_tokens": 4,
@@ -103,6 +108,9 @@ def test_a_sweep_fills_the_store_and_is_reused(home: Path, tiny_model: Path) -> 
             stage = store.get(stage_run)
             assert (stage.kind, stage.tags[TAG.PARENT], stage.status) == (kind, run.run_id, "FINISHED")
             files = {f.path for f in MlflowClient(store.tracking_uri).list_artifacts(stage_run)}
+            if kind == "evaluate":
+                assert (REFERENCE_FILE in files) == ("bf16" in name)
+                assert ("fidelity_tokens.parquet" in files) == ("bf16" not in name)
             assert "worker.log" in files
             assert any(f.endswith(".parquet") for f in files) == (kind != "quantize")
             assert bool(stage.model_ids) == (kind == "quantize")
@@ -111,6 +119,13 @@ def test_a_sweep_fills_the_store_and_is_reused(home: Path, tiny_model: Path) -> 
         if baseline:
             assert store.get(baseline).tags[TAG.CONFIG].endswith(f"bf16@{run.params['engine']}")
             assert run.metrics["impact/size_reduction_pct"] > 0
+        assert ("fidelity/kl_divergence_nats" in run.metrics) == (baseline is not None)
+        assert (run.params["evaluate.fidelity_exact"], run.params["evaluate.fidelity_scored_tokens"]) == ("true", "99")
+    nf4 = by_name["bnb-nf4@transformers"]
+    assert nf4.metrics["fidelity/kl_divergence_nats"] > 1e-4
+    assert nf4.metrics["fidelity/kl_divergence_nats_ci_low"] <= nf4.metrics["fidelity/kl_divergence_nats"]
+    assert 0 < nf4.metrics["fidelity/top1_agreement"] <= 1
+    assert nf4.params["evaluate.fidelity_reference"] == "true"
     assert by_name["gptq-int8@vllm"].metrics["size/bits_per_weight"] < by_name["bf16@vllm"].metrics["size/bits_per_weight"]
 
     shown = summary.summarize(frame.load(store, outcome.run_id))
@@ -126,6 +141,42 @@ def test_a_sweep_fills_the_store_and_is_reused(home: Path, tiny_model: Path) -> 
     assert {c.status for c in again.configurations} == {"reused"}
     assert {c.run_id for c in again.configurations} == {r.run_id for r in by_name.values()}
     assert again.ok
+    # Alone, it is compared with the same baseline, so it is the same evaluation.
+    _, alone = api.stage("evaluate", config(tiny_model, ["bnb-nf4@transformers"]), address(home))
+    assert alone.reused
+
+
+def test_a_baseline_that_failed_is_made_up_for(home: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = config(tiny_model, ["bf16@transformers", "fp16@transformers"], profile=None)
+    baseline = f"{tiny_model.name}/bf16@transformers"
+    measure = Runner.measure
+
+    def fail(self: Runner, planned: PlannedConfiguration, *rest: Any) -> list[Spooled]:
+        if planned.precision.name == "bf16":
+            raise StageError(Reason.OUT_OF_MEMORY, "no room")
+        return measure(self, planned, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Runner, "measure", fail)
+        store, outcome = api.run(sweep, address(home))
+    assert [c.status for c in outcome.configurations] == ["failed", "finished"]
+    (first,) = store.search(f"tags.`{TAG.KIND}` = 'evaluate'")
+    assert first.tags["slim.evaluate_notes"] == f"KL divergence left out: its baseline {baseline} failed: out_of_memory"
+    assert "accuracy/slim_facts" in first.metrics
+    assert "fidelity/kl_divergence_nats" not in first.metrics
+
+    # The baseline's turn; when this was planned there was still nothing to compare with.
+    stages = Stages()
+    _, outcome = api.run(sweep, address(home), stages)
+    assert ([c.status for c in outcome.configurations], stages.ran) == (["finished", "reused"], [f"{baseline} evaluate"])
+    stages = Stages()
+    _, outcome = api.run(sweep, address(home), stages)
+    assert [c.status for c in outcome.configurations] == ["reused", "finished"]
+    assert [s.rpartition("/")[2] for s in stages.ran] == ["fp16@transformers evaluate"]
+    (run,) = [r for r in store.configurations(outcome.run_id) if r.run_id == outcome.configurations[1].run_id]
+    assert run.metrics["fidelity/kl_divergence_nats"] > 0
+    _, outcome = api.run(sweep, address(home))
+    assert {c.status for c in outcome.configurations} == {"reused"}
 
 
 def test_repeats_are_interleaved_and_combined(home: Path, tiny_model: Path) -> None:
@@ -297,11 +348,14 @@ def test_results_wait_while_the_server_is_away(home: Path, tiny_model: Path, mon
         assert run.status == "FINISHED"
         assert "accuracy/slim_facts" in run.metrics
         # A remote artifact store: the checkpoint is fetched when a new stage needs it.
-        more = config(
-            tiny_model, ["bnb-int8@transformers"], profile=None, evaluate={"tasks": [{"name": "slim_facts", "limit": 3}]}
-        )
+        evaluate = {"tasks": [{"name": "slim_facts", "limit": 3}], "fidelity_tokens": 100}
+        more = config(tiny_model, ["bf16@transformers", "bnb-int8@transformers"], profile=None, evaluate=evaluate)
         _, third = api.run(more, uri, seen)
         assert third.ok
-        assert [s.rpartition(" ")[2] for s in seen.ran] == ["evaluate"]
+        assert [s.rpartition(" ")[2] for s in seen.ran] == ["evaluate", "evaluate"]
+        # And so is what the baseline kept.
+        compared = next(r for r in store.configurations(third.run_id) if r.params["precision"] == "bnb-int8")
+        assert compared.metrics["fidelity/kl_divergence_nats"] > 0
+        assert len(list((home / "home" / "references").glob(f"*/{REFERENCE_FILE}"))) == 1
     finally:
         stop(server)

@@ -88,12 +88,16 @@ class ScoringJob:
         tie against both tokens.
         """
         prompt, generated = output.prompt_logprobs, output.outputs[0].logprobs
-        if len(self.continuations[0]) > 1 and (output.num_cached_tokens or 0) >= len(self.context):
-            return None
+        in_prompt = range(0)
+        if prompt is not None:
+            # Some versions leave the rows of cached tokens out, some leave in them whatever was in memory there.
+            left_out = len(self.prompt) - len(prompt.start_indices)
+            in_prompt = range(len(self.context) - left_out, len(self.prompt) - left_out)
+            if in_prompt.start < 1 or (output.num_cached_tokens or 0) >= len(self.context):
+                return None
         scores = []
         for continuation in self.continuations:
-            rows = [_row(prompt, place) for place in range(len(self.context), len(self.prompt))] if prompt is not None else []
-            rows += [_row(generated, 0)] if self._last_apart else []
+            rows = [_row(prompt, row) for row in in_prompt] + ([_row(generated, 0)] if self._last_apart else [])
             logprobs, greedy = [], []
             for (tokens, values), token in zip(rows, continuation, strict=True):
                 if token not in tokens:

@@ -15,6 +15,8 @@ from slim import text
 from slim.config import EvaluateConfig
 from slim.engines import Engine
 from slim.errors import Reason, SlimError, StageError
+from slim.evaluate import fidelity
+from slim.evaluate.fidelity import NOTHING, Against
 from slim.evaluate.tasks import check_tasks
 from slim.records import Dataset, OnProgress, Progress, ignore_progress
 from slim.tables import write_parquet
@@ -58,13 +60,15 @@ def evaluate(
     out: Path,
     *,
     seed: int,
+    against: Against = NOTHING,
     trust_remote_code: bool = False,
     on_progress: OnProgress = ignore_progress,
 ) -> Evaluation:
-    """Run the tasks and the perplexity on an open engine.
+    """Run the tasks, the perplexity and the comparison with the baseline on an open engine.
 
     Into ``out`` go ``samples.parquet`` (one row an item, see `slim.evaluate.samples`), ``harness.json`` (the harness's
-    figures, each task of a group included) and ``perplexity_tokens.parquet`` (one row a token).
+    figures, each task of a group included), ``perplexity_tokens.parquet`` (one row a token) and what `slim.evaluate.fidelity.measure`
+    writes.
 
     Args:
         engine: stays open.
@@ -72,6 +76,7 @@ def evaluate(
         config: what to measure.
         out: existing directory.
         seed: of the choice of few-shot examples.
+        against: the baseline's distributions, or that this is a baseline; by default neither.
         trust_remote_code: run tokenizer code that comes with the model.
         on_progress: told what is running, in requests.
 
@@ -109,6 +114,8 @@ def evaluate(
             )
             write_parquet(out / TOKENS_FILE, list(scores.rows()))
             report.add_text(config.perplexity_text, passage, scores)
+            found = fidelity.measure(engine, tokenizer, passage, config, out, against=against, on_progress=on_progress)
+            report.add_fidelity(found)
     return report.evaluation()
 
 
@@ -211,6 +218,12 @@ class _Report:
         self.params["evaluate.perplexity_bos"] = scores.has_bos
         source = f"builtin:{name}" if name == text.BUILTIN else name
         self.datasets.append(Dataset(name, source, text.digest(passage), len(scores.tokens), "evaluation"))
+
+    def add_fidelity(self, found: fidelity.Fidelity) -> None:
+        """Take in the comparison with the baseline."""
+        self.metrics |= found.metrics
+        self.params |= found.params
+        self.notes |= dict.fromkeys(found.notes)
 
     def finish(self, lm: "EngineLM", out: Path) -> None:
         """Write what the tasks left and note what went otherwise than asked."""

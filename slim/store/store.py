@@ -1,13 +1,13 @@
-"""Reading and writing runs. One process writes; every call is complete by itself."""
+"""Writing runs. One process writes; every call is complete by itself."""
 
 import getpass
 import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import psutil
 from mlflow.entities import Dataset as MlflowDataset
@@ -15,118 +15,19 @@ from mlflow.entities import DatasetInput, InputTag, LoggedModelOutput, Metric, P
 
 from slim import metrics as metric_table
 from slim import provenance
-from slim.errors import StoreConfigError
 from slim.jobs import Spooled
 from slim.records import Dataset
 from slim.store import checkpoints
-from slim.store.connection import check_address, open_client, sqlite_path, translated
+from slim.store.connection import check_address, open_client, translated
 from slim.store.contract import SCHEMA, TAG, Kind, StoredRun
+from slim.store.reading import Reader
 
 STALE_S = 600.0
 """A run without a heartbeat for this long, on another host, counts as abandoned."""
 
-_PAGE = 1000
 
-
-class Store:
-    """An experiment of a tracking store.
-
-    Args:
-        tracking_uri: checked by `Store.open`.
-        experiment: name.
-        client: MLflow's.
-        experiment_id: None while the experiment does not exist; `ensure_experiment` makes it.
-    """
-
-    def __init__(self, tracking_uri: str, experiment: str, client: Any, experiment_id: str | None) -> None:
-        self.tracking_uri = tracking_uri
-        self.experiment = experiment
-        self.client = client
-        self.experiment_id = experiment_id
-
-    @classmethod
-    def open(cls, tracking_uri: str, experiment: str, *, create: bool = True) -> Self | None:
-        """Open the store.
-
-        Args:
-            tracking_uri: address.
-            experiment: name.
-            create: make database and experiment when absent; otherwise return None where there is nothing to read.
-
-        Raises:
-            StoreConfigError: it cannot be reached or written, or the experiment was deleted.
-        """
-        address = check_address(tracking_uri)
-        path = sqlite_path(address)
-        if not create and path is not None and not path.exists():
-            return None
-        client = open_client(address)
-        with translated("looking up the experiment"):
-            found = client.get_experiment_by_name(experiment)
-        if found is not None and found.lifecycle_stage != "active":
-            raise StoreConfigError(
-                f"experiment {experiment!r} is deleted; restore it with `mlflow experiments restore`, or name another"
-            )
-        if found is None and not create:
-            return None
-        if found is None:
-            # MLflow's default is relative to the working directory of whoever reads it.
-            location = (path.parent / "mlartifacts" / experiment.replace("/", "_")).as_uri() if path is not None else None
-            with translated(f"making experiment {experiment!r}"):
-                experiment_id = client.create_experiment(experiment, artifact_location=location)
-        else:
-            experiment_id = found.experiment_id
-        return cls(address, experiment, client, experiment_id)
-
-    # Reading
-
-    def search(self, filter_string: str, limit: int | None = None, order_by: Sequence[str] = ()) -> list[StoredRun]:
-        """Return the runs of the experiment that an MLflow filter finds, newest first unless ordered otherwise."""
-        found: list[StoredRun] = []
-        token = None
-        with translated("searching runs"):
-            while True:
-                size = min(_PAGE, limit - len(found)) if limit else _PAGE
-                page = self.client.search_runs(
-                    [self.experiment_id], filter_string, max_results=size, order_by=list(order_by), page_token=token
-                )
-                found += [stored(run) for run in page]
-                token = page.token
-                if not token or (limit and len(found) >= limit):
-                    return found
-
-    def get(self, run_id: str) -> StoredRun:
-        """Return one run.
-
-        Raises:
-            StoreError: there is none.
-        """
-        with translated(f"reading run {run_id}"):
-            return stored(self.client.get_run(run_id))
-
-    def find_finished(self, kind: Kind, key: str) -> StoredRun | None:
-        """Return the newest finished run of that kind and key whose checkpoint, if it made one, is still there."""
-        query = f"tags.`{TAG.KIND}` = '{kind}' and tags.`{TAG.KEY}` = '{key}' and attributes.status = 'FINISHED'"
-        for run in self.search(query, limit=5):
-            if kind != "quantize" or self.has_checkpoint(run):
-                return run
-        return None
-
-    def configurations(self, sweep_run: str | None = None) -> list[StoredRun]:
-        """Return configuration runs, of one sweep or of the experiment."""
-        query = f"tags.`{TAG.KIND}` = 'configuration'"
-        return self.search(query + (f" and tags.`{TAG.PARENT}` = '{sweep_run}'" if sweep_run else ""))
-
-    def has_checkpoint(self, run: StoredRun) -> bool:
-        """Whether the checkpoint that a quantize run wrote is still there."""
-        return bool(run.model_ids) and checkpoints.exists(self.client, run.model_ids[0])
-
-    def checkpoint_path(self, run: StoredRun, cache: Path) -> Path:
-        """Return a local directory with the checkpoint of a quantize run; downloaded into ``cache`` from a remote artifact store."""
-        with translated(f"fetching the checkpoint of run {run.run_id}"):
-            return checkpoints.local_path(self.client, run.model_ids[0], cache)
-
-    # Writing
+class Store(Reader):
+    """An experiment of a tracking store, to read and to write; `Store.open` makes one."""
 
     def begin(
         self,
@@ -206,6 +107,12 @@ class Store:
                 params=[Param(k, _text(v)) for k, v in (params or {}).items() if v is not None],
                 tags=[RunTag(k, v) for k, v in (tags or {}).items()],
             )
+
+    def untag(self, run_id: str, tags: Iterable[str]) -> None:
+        """Remove tags that a run has."""
+        with translated(f"removing tags of run {run_id}"):
+            for tag in tags:
+                self.client.delete_tag(run_id, tag)
 
     def log_artifacts(self, run_id: str, directory: Path, path: str | None = None) -> None:
         """Copy the files of a directory into the run's artifacts."""
@@ -361,24 +268,6 @@ class Store:
         self.log(run.run_id, tags={**self.liveness(), TAG.PARENT: parent})
 
 
-def stored(run: Any) -> StoredRun:
-    """Return MLflow's run as a record."""
-    outputs = getattr(run, "outputs", None)
-    return StoredRun(
-        run_id=run.info.run_id,
-        kind=run.data.tags.get(TAG.KIND, ""),
-        name=run.info.run_name or "",
-        status=run.info.status,
-        params=dict(run.data.params),
-        metrics=dict(run.data.metrics),
-        tags=dict(run.data.tags),
-        start_unix_s=run.info.start_time / 1000,
-        end_unix_s=run.info.end_time / 1000 if run.info.end_time else None,
-        model_ids=tuple(o.model_id for o in outputs.model_outputs) if outputs else (),
-        artifact_uri=run.info.artifact_uri,
-    )
-
-
 def experiment_of(tracking_uri: str, join: str | None, named: str) -> str:
     """Return the name of the experiment to write to.
 
@@ -452,4 +341,4 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-__all__ = ["Store", "experiment_of", "explain_run", "stored"]
+__all__ = ["Store", "experiment_of", "explain_run"]

@@ -1,0 +1,41 @@
+"""What a sweep file says, validated; nothing is looked up (no files, no network, no environment).
+
+`SweepConfig.load` is the one function here that opens a file, and only the sweep file itself.
+"""
+
+from slim.config.sections import (
+    EnergyConfig,
+    EnginesConfig,
+    EvaluateConfig,
+    InterpretersConfig,
+    ModelEntry,
+    PrecisionEntry,
+    ProfileConfig,
+    QuantizeConfig,
+    Section,
+    TaskEntry,
+    TimeoutsConfig,
+    TransformersOptions,
+    VllmOptions,
+    WarmupConfig,
+)
+from slim.config.sweep import SweepConfig, parse_precision
+
+__all__ = [
+    "EnergyConfig",
+    "EnginesConfig",
+    "EvaluateConfig",
+    "InterpretersConfig",
+    "ModelEntry",
+    "PrecisionEntry",
+    "ProfileConfig",
+    "QuantizeConfig",
+    "Section",
+    "SweepConfig",
+    "TaskEntry",
+    "TimeoutsConfig",
+    "TransformersOptions",
+    "VllmOptions",
+    "WarmupConfig",
+    "parse_precision",
+]

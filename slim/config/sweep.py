@@ -1,0 +1,201 @@
+"""The sweep file as a whole: reading it, replacing single fields, and what is wrong with it in one line."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from slim import precisions
+from slim.config.sections import (
+    EnginesConfig,
+    EvaluateConfig,
+    InterpretersConfig,
+    ModelEntry,
+    Name,
+    Positive,
+    PrecisionEntry,
+    ProfileConfig,
+    QuantizeConfig,
+    Section,
+    TimeoutsConfig,
+)
+from slim.errors import ConfigError
+
+
+class SweepConfig(Section):
+    """A sweep: models x precisions, and how each is quantized, evaluated and profiled.
+
+    Attributes:
+        name: of the sweep.
+        experiment: MLflow experiment.
+        seed: of everything random.
+        models: each an entry or just its id.
+        precisions: each an entry, ``<precision>`` or ``<precision>@<engine>``.
+        quantize: how checkpoints are made.
+        evaluate: accuracy; None skips the stage.
+        profile: efficiency; None skips the stage.
+        engines: engine options.
+        repeats: times each configuration is profiled, interleaved.
+        on_failure: ``continue`` with the other configurations, or ``stop``.
+        interpreters: Python of the workers.
+        timeouts: of the workers.
+    """
+
+    name: Name = "sweep"
+    experiment: Name = "slim"
+    seed: Annotated[int, Field(ge=0)] = 42
+    models: tuple[ModelEntry, ...]
+    precisions: tuple[PrecisionEntry, ...]
+    quantize: QuantizeConfig = QuantizeConfig()
+    evaluate: EvaluateConfig | None = EvaluateConfig()
+    profile: ProfileConfig | None = ProfileConfig()
+    engines: EnginesConfig = EnginesConfig()
+    repeats: Positive = 1
+    on_failure: Literal["continue", "stop"] = "continue"
+    interpreters: InterpretersConfig = InterpretersConfig()
+    timeouts: TimeoutsConfig = TimeoutsConfig()
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _model_ids(cls, value: Any) -> Any:
+        return tuple({"id": v} if isinstance(v, str) else v for v in value) if isinstance(value, list | tuple) else value
+
+    @field_validator("precisions", mode="before")
+    @classmethod
+    def _precision_names(cls, value: Any) -> Any:
+        return tuple(parse_precision(v) if isinstance(v, str) else v for v in value) if isinstance(value, list | tuple) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.models:
+            raise ValueError("models is empty; name at least one")
+        if not self.precisions:
+            raise ValueError("precisions is empty; name at least one")
+        pairs = [precisions.serve(p.precision, p.engine) for p in self.precisions]
+        repeated = sorted({f"{p.name}@{e}" for p, e in pairs if pairs.count((p, e)) > 1})
+        if repeated:
+            raise ValueError(f"precisions names one twice: {', '.join(repeated)}")
+        entries = [(m.id, m.revision) for m in self.models]
+        if len(set(entries)) != len(entries):
+            raise ValueError(
+                f"models names one twice: {', '.join(sorted({m for m, _ in entries if [i for i, _ in entries].count(m) > 1}))}"
+            )
+        if self.profile is not None:
+            need = self.profile.input_tokens + self.profile.output_tokens
+            for engine in {e for _, e in pairs}:
+                have = getattr(self.engines, engine).max_model_len
+                if need > have:
+                    raise ValueError(
+                        f"profile.input_tokens + profile.output_tokens is {need}, beyond engines.{engine}.max_model_len {have}"
+                    )
+        return self
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], source: str = "sweep") -> Self:
+        """Return the sweep that ``values`` describe.
+
+        Args:
+            values: what a sweep file holds.
+            source: named in an error.
+
+        Raises:
+            ConfigError: one line that names the field, the value and what is allowed.
+        """
+        try:
+            return cls.model_validate(_tuples(dict(values)))
+        except ValidationError as error:
+            raise ConfigError(f"{source}: {_first_line(error)}") from None
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
+        """Read a sweep file.
+
+        Args:
+            path: YAML file.
+            overrides: values by dotted field (``profile.requests``) that replace the file's.
+
+        Raises:
+            ConfigError: no such file, not YAML, or not a sweep.
+        """
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"sweep file {str(path)!r} cannot be read: {error.strerror}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"sweep file {str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"sweep file {str(path)!r} must hold a mapping of fields, not {type(values).__name__}")
+        return cls.build(overrides or {}, values, source=str(path))
+
+    @classmethod
+    def build(cls, overrides: Mapping[str, Any], base: Mapping[str, Any] | None = None, source: str = "options") -> Self:
+        """Return the sweep that ``base`` describes after some fields are replaced.
+
+        Args:
+            overrides: values by dotted field (``profile.requests``).
+            base: what a sweep file holds; None starts from the defaults.
+            source: named in an error.
+
+        Raises:
+            ConfigError: as `parse`.
+        """
+        values = dict(base or {})
+        for field, value in overrides.items():
+            values = _replaced(values, field.split("."), value)
+        return cls.parse(values, source)
+
+
+def parse_precision(text: str) -> dict[str, str]:
+    """Return the entry that ``<precision>`` or ``<precision>@<engine>`` stands for."""
+    precision, at, engine = text.partition("@")
+    return {"precision": precision, "engine": engine} if at else {"precision": precision}
+
+
+def _replaced(values: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    head, *rest = path
+    if not rest:
+        return {**values, head: value}
+    inner = values.get(head)
+    return {**values, head: _replaced(inner if isinstance(inner, dict) else {}, rest, value)}
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples throughout, since records are frozen and validation is strict; whole numbers stay whole."""
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value
+
+
+def _first_line(error: ValidationError) -> str:
+    """The first problem as one line: field, what is wrong, what was given."""
+    problem = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in problem["loc"]) or "file"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        return f"{field}: unknown key; allowed: {', '.join(_allowed(problem['loc']))}"
+    if problem["type"] == "missing":
+        return f"{field}: missing"
+    given = "" if isinstance(problem["input"], dict) or problem["type"] == "value_error" else f", got {problem['input']!r}"
+    more = len(error.errors()) - 1
+    return f"{field}: {message}{given}" + (f" (and {more} more)" if more else "")
+
+
+def _allowed(location: tuple[int | str, ...]) -> list[str]:
+    """The keys of the section that holds ``location``."""
+    from typing import get_args
+
+    model: Any = SweepConfig
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        stack = [annotation]
+        while stack:
+            candidate = stack.pop()
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                model = candidate
+                break
+            stack.extend(get_args(candidate))
+    return sorted(model.model_fields)
