@@ -6,14 +6,18 @@ import pandas as pd
 
 from slim.store import TAG, Store, StoredRun
 
+VERDICT = "verdict/"
+"""Before a task's name: the column with its verdict."""
+
 IDENTITY = ("model", "revision", "precision", "method", "engine", "hardware")
 
 
 def from_runs(runs: Iterable[StoredRun]) -> pd.DataFrame:
     """Return one row a configuration run, indexed by run id.
 
-    Columns: ``configuration``, ``status``, the identifying params, ``baseline`` (run id), ``failure``, ``validity`` (reasons) and
-    every metric under its key. What a run lacks is missing (NaN or None), never 0.
+    Columns: ``configuration``, ``status``, the identifying params, ``baseline`` (run id), ``failure``, ``validity`` (reasons),
+    ``comparison`` (settings of the comparison with the baseline, as JSON), ``comparison_refused`` (why there is none),
+    ``verdict/<task>`` and every metric under its key. What a run lacks is missing (NaN or None), never 0.
     """
     rows = [
         {
@@ -24,11 +28,15 @@ def from_runs(runs: Iterable[StoredRun]) -> pd.DataFrame:
             "baseline": run.tags.get(TAG.BASELINE),
             "failure": run.tags.get(TAG.FAILURE),
             "validity": run.tags.get(TAG.VALIDITY),
+            "comparison": run.tags.get(TAG.COMPARISON),
+            "comparison_refused": run.tags.get(TAG.COMPARISON_REFUSED),
+            **{VERDICT + tag.removeprefix(TAG.VERDICT): value for tag, value in run.tags.items() if tag.startswith(TAG.VERDICT)},
             **run.metrics,
         }
         for run in runs
     ]
-    columns = ["run_id", "configuration", "status", *IDENTITY, "baseline", "failure", "validity"]
+    tags = ["baseline", "failure", "validity", "comparison", "comparison_refused"]
+    columns = ["run_id", "configuration", "status", *IDENTITY, *tags]
     return (pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)).set_index("run_id")
 
 

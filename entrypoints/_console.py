@@ -138,6 +138,13 @@ def print_summary(console: Console, summary: Summary, outcome: SweepOutcome) -> 
     for column in table.columns[1:]:
         column.justify = "right"
     console.print(table)
+    if summary.verdicts is not None:
+        verdicts = Table(*summary.verdicts.headers, title=summary.verdicts.title)
+        for row in summary.verdicts.rows:
+            verdicts.add_row(*row)
+        console.print(verdicts)
+    for name, reason in summary.refused.items():
+        console.print(f"Not compared: {name}: {reason}", highlight=False, markup=False, soft_wrap=True)
     for title, names in summary.fronts.items():
         if names:
             console.print(f"Pareto front of {title}: {', '.join(names)}", highlight=False, soft_wrap=True)

@@ -45,12 +45,16 @@ class ModelError(UserError):
     """A model reference leads nowhere, or to something that is not a causal language model."""
 
 
+class ComparisonError(UserError):
+    """Two runs' answers cannot be compared, since they are not answers to the same questions."""
+
+
 class StoreError(SlimError):
     """The tracking store cannot be reached, read or written."""
 
 
-class MissingArtifactError(StoreError):
-    """The store answers, but a run does not have the file that was asked for."""
+class NotStoredError(StoreError):
+    """The store answers, but does not have the run, or the run's file, that was asked for."""
 
 
 class StoreConfigError(StoreError, UserError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slim import aggregate, models, references
+from slim import aggregate, comparing, models, references
 from slim import checkpoint as checkpoints
 from slim.evaluate import Against
 from slim.jobs import Spool, Spooled
@@ -95,6 +95,17 @@ class Ledger:
                 entry.done[stage.key] = run
         self._summarize(entry)
 
+    def compare(self, entry: Entry) -> None:
+        """Bring an ended configuration's comparison with its baseline up to date; nothing is written where it is.
+
+        For those that ended before their baseline did, an earlier sweep's among them, and for changed settings.
+
+        Raises:
+            StoreError: the store is away.
+        """
+        if entry.ended and entry.run_id is not None and entry.failure is None:
+            self._compare(entry, entry.planned.run or self.store.get(entry.run_id))
+
     def checkpoint(self, entry: Entry) -> Path | None:
         """Return the directory to serve; None for the original weights.
 
@@ -149,20 +160,23 @@ class Ledger:
         tags = {TAG.STAGE_RUNS: json.dumps({name: [r.run_id for r in runs] for name, runs in by_stage.items()})}
         if reasons:
             tags[TAG.VALIDITY] = ",".join(dict.fromkeys(reasons))
-        baseline = next((e for e in self.entries if e.planned.name == entry.planned.baseline), None)
-        if baseline is not None and baseline.run_id is not None and baseline.ended and not baseline.failure:
-            tags[TAG.BASELINE] = baseline.run_id
-            metrics |= aggregate.impact(self.store.get(baseline.run_id).metrics, metrics)
         known = self.store.get(entry.run_id).params
         params = {k: v for runs in by_stage.values() for r in reversed(runs) for k, v in r.params.items() if k not in known}
         model_id = next((m for r in by_stage.get("quantize", []) for m in r.model_ids), None)
         self.store.log(entry.run_id, params=params, metrics=metrics, tags=tags, model_id=model_id)
         failure = entry.failure
         if failure is not None or not entry.left():
+            self._compare(entry, self.store.get(entry.run_id))
             self.store.finish(
                 entry.run_id, failure=failure.reason.value if failure else None, message=failure.message if failure else ""
             )
             entry.ended = True
+
+    def _compare(self, entry: Entry, run: StoredRun) -> None:
+        """Compare with the baseline, if that is finished."""
+        baseline = next((e for e in self.entries if e.planned.name == entry.planned.baseline), None)
+        if baseline is not None and baseline.run_id is not None and baseline.ended and not baseline.failure:
+            comparing.update(self.store, run, baseline.run_id, self.plan.config)
 
 
 def identity(planned: PlannedConfiguration, plan: Plan) -> dict[str, Any]:

@@ -104,7 +104,20 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "fidelity/flip_rate", "fraction", _DOWN, "Items whose answer turned from right to wrong or back, against the baseline.", 4
     ),
-    Metric("fidelity/mcnemar_p", "", _NONE, "p-value of the exact McNemar test over those items.", 4),
+    Metric("fidelity/mcnemar_p", "", _NONE, "Two-sided p-value of McNemar's exact test over those items.", 4),
+    Metric("fidelity/paired_items", "items", _NONE, "Items that were scored in the configuration and in the baseline.", 0),
+    Metric("fidelity/unpaired_items", "items", _NONE, "Items left out of the comparison, unscored in one of the two.", 0),
+    Metric("fidelity/<task>_flip_rate", "fraction", _DOWN, "fidelity/flip_rate over the task's items.", 4),
+    Metric("fidelity/<task>_lost_items", "items", _DOWN, "The task's items that turned from right to wrong.", 0),
+    Metric("fidelity/<task>_gained_items", "items", _NONE, "The task's items that turned from wrong to right.", 0),
+    Metric("fidelity/<task>_mcnemar_p", "", _NONE, "Two-sided p-value of McNemar's exact test over the task's items.", 4),
+    Metric(
+        "fidelity/<task>_items_to_decide",
+        "items",
+        _NONE,
+        "Items at which the rates observed would decide whether the task is non-inferior; absent when no number would.",
+        0,
+    ),
     Metric(
         "fidelity/perplexity", "", _DOWN, "exp of the mean negative log-likelihood per token of the built-in or named text.", 3
     ),
@@ -188,6 +201,13 @@ CATALOGUE: tuple[Metric, ...] = (
         "%",
         _NONE,
         "Relative change of the task's accuracy against the baseline; negative when accuracy fell.",
+    ),
+    Metric(
+        "impact/<task>_difference",
+        "fraction",
+        _NONE,
+        "Accuracy less the baseline's, over the items scored in both; mean_difference is of the mean over tasks.",
+        4,
     ),
     Metric("validity/ok", "0/1", _UP, "1 when every check of the protocol held; reasons in the tag slim.validity.", 0),
     Metric("timing/engine_start_s", "s", _NONE, "Opening the engine, from the first import to ready.", 2),

@@ -133,6 +133,7 @@ class SweepRun:
             run_id = self._begin()
             try:
                 self._work()
+                self._compare()
             except BaseException as error:
                 self._interrupted(error)
                 raise
@@ -246,6 +247,14 @@ class SweepRun:
             # What a store that was away did not take.
             if not entry.ended:
                 self._sync(entry)
+
+    def _compare(self) -> None:
+        """Compare what ended before its baseline did, or was finished by an earlier sweep."""
+        for entry in self._ledger.entries:
+            try:
+                self._ledger.compare(entry)
+            except StoreError as error:
+                self._note(f"{error}; the same command compares {entry.planned.name} again")
 
     def _advance(self, entry: Entry, repeat: int) -> None:
         """Bring one configuration to the end of a repeat."""

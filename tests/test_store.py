@@ -14,7 +14,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from slim import checkpoint as checkpoints
-from slim.errors import MissingArtifactError, Reason, StoreConfigError, StoreError
+from slim.errors import NotStoredError, Reason, StoreConfigError, StoreError
 from slim.jobs import Spool, Spooled
 from slim.records import Dataset, Failure, Stage, StageResult
 from slim.store import TAG, Store, experiment_of, explain_run
@@ -233,8 +233,21 @@ def test_a_file_of_a_run_is_read_where_it_lies(store: Store, tmp_path: Path) -> 
     path = store.artifact(run, "requests.parquet", tmp_path / "cache")
     assert pq.read_table(path).column("x").to_pylist() == [1, 2]
     assert not (tmp_path / "cache").exists()
-    with pytest.raises(MissingArtifactError, match=r"no artifact 'samples\.parquet'"):
+    with pytest.raises(NotStoredError, match=r"no artifact 'samples\.parquet'"):
         store.artifact(run, "samples.parquet", tmp_path / "cache")
+
+
+def test_a_run_that_is_not_there_is_told_from_a_store_that_is_away(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotStoredError, match=f"there is no run {'0' * 32}"):
+        store.get("0" * 32)
+
+    def away(_: str) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(store.client, "get_run", away)
+    with pytest.raises(StoreError, match="no route to host") as caught:
+        store.get("0" * 32)
+    assert not isinstance(caught.value, NotStoredError)
 
 
 def test_a_tag_is_removed(store: Store) -> None:

@@ -10,19 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from mlflow.tracking import MlflowClient
 
-from analysis import frame, summary
+from analysis import frame, items, summary
 from slim import api
 from slim.config import SweepConfig
-from slim.errors import Reason, StageError
+from slim.errors import NotStoredError, Reason, StageError
 from slim.evaluate import REFERENCE_FILE
 from slim.jobs import Spooled
 from slim.plan import PlannedConfiguration
 from slim.provenance import ROOT
 from slim.runner import Runner
-from slim.store import TAG, Store
+from slim.store import TAG, Store, StoredRun
 from slim.sweep import Event
 
 pytestmark = pytest.mark.slow
@@ -119,17 +120,20 @@ def test_a_sweep_fills_the_store_and_is_reused(home: Path, tiny_model: Path) -> 
         if baseline:
             assert store.get(baseline).tags[TAG.CONFIG].endswith(f"bf16@{run.params['engine']}")
             assert run.metrics["impact/size_reduction_pct"] > 0
+            check_comparison(store, run)
         assert ("fidelity/kl_divergence_nats" in run.metrics) == (baseline is not None)
         assert (run.params["evaluate.fidelity_exact"], run.params["evaluate.fidelity_scored_tokens"]) == ("true", "99")
-    nf4 = by_name["bnb-nf4@transformers"]
-    assert nf4.metrics["fidelity/kl_divergence_nats"] > 1e-4
-    assert nf4.metrics["fidelity/kl_divergence_nats_ci_low"] <= nf4.metrics["fidelity/kl_divergence_nats"]
-    assert 0 < nf4.metrics["fidelity/top1_agreement"] <= 1
-    assert nf4.params["evaluate.fidelity_reference"] == "true"
+    for name in ("bnb-nf4@transformers", "gptq-int8@vllm"):
+        check_fidelity(by_name[name])
     assert by_name["gptq-int8@vllm"].metrics["size/bits_per_weight"] < by_name["bf16@vllm"].metrics["size/bits_per_weight"]
 
     shown = summary.summarize(frame.load(store, outcome.run_id))
     assert len(shown.rows) == 4
+    assert "flips" in shown.headers
+    assert shown.verdicts is not None
+    assert shown.verdicts.headers == ("configuration", "slim_facts")
+    assert {row[0] for row in shown.verdicts.rows} == {"bnb-nf4@transformers", "gptq-int8@vllm"}
+    assert shown.refused == {}
     assert all(shown.fronts.values())
 
     stages_seen = Stages()
@@ -177,6 +181,73 @@ def test_a_baseline_that_failed_is_made_up_for(home: Path, tiny_model: Path, mon
     assert run.metrics["fidelity/kl_divergence_nats"] > 0
     _, outcome = api.run(sweep, address(home))
     assert {c.status for c in outcome.configurations} == {"reused"}
+
+
+def check_fidelity(run: StoredRun) -> None:
+    """A configuration with other weights than its baseline diverges from it."""
+    divergence = run.metrics["fidelity/kl_divergence_nats"]
+    assert divergence > 1e-4
+    assert run.metrics["fidelity/kl_divergence_nats_ci_low"] <= divergence
+    assert 0 < run.metrics["fidelity/top1_agreement"] <= 1
+    assert run.params["evaluate.fidelity_reference"] == "true"
+
+
+def check_comparison(store: Store, run: StoredRun) -> None:
+    """Flips, differences and verdict of a configuration are those of the answers on the stage runs."""
+
+    def correct(configuration: StoredRun) -> list[float]:
+        (evaluate,) = json.loads(configuration.tags[TAG.STAGE_RUNS])["evaluate"]
+        path = store.artifact(store.get(evaluate), "samples.parquet", Path("unused"))
+        return [float(value) for value in pq.read_table(path).column("correct").to_pylist()]
+
+    baseline = store.get(run.tags[TAG.BASELINE])
+    before, after = correct(baseline), correct(run)
+    assert run.metrics["fidelity/paired_items"] == len(before) == 6
+    lost = sum(b > a for b, a in zip(before, after, strict=True))
+    gained = sum(b < a for b, a in zip(before, after, strict=True))
+    assert run.metrics["fidelity/slim_facts_lost_items"] == lost
+    assert run.metrics["fidelity/slim_facts_gained_items"] == gained
+    assert run.metrics["fidelity/flip_rate"] == pytest.approx((lost + gained) / 6)
+    difference = run.metrics["accuracy/slim_facts"] - baseline.metrics["accuracy/slim_facts"]
+    assert run.metrics["impact/slim_facts_difference"] == pytest.approx(difference)
+    assert run.metrics["impact/mean_difference"] == pytest.approx(difference)
+    assert run.tags[f"{TAG.VERDICT}slim_facts"] in ("non-inferior", "inferior", "undecided")
+    assert json.loads(run.tags[TAG.COMPARISON])["baseline"] == baseline.run_id
+    assert TAG.COMPARISON_REFUSED not in run.tags
+    assert len(items.lost_items(store, run.run_id)) == lost
+    assert len(items.gained_items(store, run.run_id)) == gained
+
+
+def test_a_reused_configuration_is_compared_with_a_later_baseline(home: Path, tiny_model: Path) -> None:
+    # Without a text: nothing that an evaluation itself compares with its baseline's.
+    fields: dict[str, Any] = {"evaluate": {**SMALL["evaluate"], "perplexity_text": None}}
+    store, first = api.run(config(tiny_model, ["bnb-nf4@transformers"], **fields), address(home))
+    (alone,) = first.configurations
+    assert alone.run_id is not None
+    assert TAG.BASELINE not in store.get(alone.run_id).tags
+
+    both = config(tiny_model, ["bf16@transformers", "bnb-nf4@transformers"], **fields)
+    _, second = api.run(both, address(home))
+    assert [c.status for c in second.configurations] == ["finished", "reused"]
+    run = store.get(alone.run_id)
+    assert run.tags[TAG.BASELINE] == second.configurations[0].run_id
+    assert run.metrics["impact/size_reduction_pct"] > 0
+    assert run.metrics["impact/speedup"] > 0
+    check_comparison(store, run)
+
+    _, third = api.run(both, address(home))
+    assert store.get(alone.run_id) == run
+    history = MlflowClient(store.tracking_uri).get_metric_history(alone.run_id, "fidelity/flip_rate")
+    assert len(history) == 1
+
+    # Another margin runs nothing again.
+    stages = Stages()
+    fields["comparison"] = {"margin": 0.99, "confidence": 0.51}
+    wide = config(tiny_model, ["bf16@transformers", "bnb-nf4@transformers"], **fields)
+    _, fourth = api.run(wide, address(home), stages)
+    assert stages.ran == []
+    assert {c.status for c in (*third.configurations, *fourth.configurations)} == {"reused"}
+    assert store.get(alone.run_id).tags[f"{TAG.VERDICT}slim_facts"] == "non-inferior"
 
 
 def test_repeats_are_interleaved_and_combined(home: Path, tiny_model: Path) -> None:
@@ -347,9 +418,19 @@ def test_results_wait_while_the_server_is_away(home: Path, tiny_model: Path, mon
         (run,) = store.configurations(again.run_id)
         assert run.status == "FINISHED"
         assert "accuracy/slim_facts" in run.metrics
-        # A remote artifact store: the checkpoint is fetched when a new stage needs it.
-        evaluate = {"tasks": [{"name": "slim_facts", "limit": 3}], "fidelity_tokens": 100}
-        more = config(tiny_model, ["bf16@transformers", "bnb-int8@transformers"], profile=None, evaluate=evaluate)
+        # A remote artifact store: files are fetched, once.
+        (evaluate,) = json.loads(run.tags[TAG.STAGE_RUNS])["evaluate"]
+        fetched = store.artifact(store.get(evaluate), "samples.parquet", home / "fetched")
+        assert fetched.is_relative_to(home / "fetched")
+        assert pq.read_table(fetched).num_rows == 6
+        written = fetched.stat().st_mtime_ns
+        assert store.artifact(store.get(evaluate), "samples.parquet", home / "fetched").stat().st_mtime_ns == written
+        assert [p for p in (home / "fetched").rglob("*") if p.is_file()] == [fetched]
+        with pytest.raises(NotStoredError, match=r"no artifact 'other\.parquet'"):
+            store.artifact(store.get(evaluate), "other.parquet", home / "fetched")
+        # And the checkpoint, when a new stage needs it.
+        tasks = {"tasks": [{"name": "slim_facts", "limit": 3}], "fidelity_tokens": 100}
+        more = config(tiny_model, ["bf16@transformers", "bnb-int8@transformers"], profile=None, evaluate=tasks)
         _, third = api.run(more, uri, seen)
         assert third.ok
         assert [s.rpartition(" ")[2] for s in seen.ran] == ["evaluate", "evaluate"]

@@ -4,6 +4,7 @@
 """
 
 from slim.config.sections import (
+    ComparisonConfig,
     EnergyConfig,
     EnginesConfig,
     EvaluateConfig,
@@ -22,6 +23,7 @@ from slim.config.sections import (
 from slim.config.sweep import SweepConfig, parse_precision
 
 __all__ = [
+    "ComparisonConfig",
     "EnergyConfig",
     "EnginesConfig",
     "EvaluateConfig",

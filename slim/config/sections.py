@@ -225,6 +225,20 @@ class ProfileConfig(Section):
         return self
 
 
+class ComparisonConfig(Section):
+    """How a configuration's answers are compared with its baseline's. Nothing is run again when it changes.
+
+    Attributes:
+        margin: loss of accuracy that does not matter, as a fraction: 0.02 is two points.
+        confidence: one-sided, of the verdict that a configuration is non-inferior by that margin, or inferior.
+        resamples: of the bootstrap intervals.
+    """
+
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
+
+
 class VllmOptions(Section):
     """Options of the vLLM engine; part of a configuration's identity.
 

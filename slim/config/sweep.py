@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from slim import precisions
 from slim.config.sections import (
+    ComparisonConfig,
     EnginesConfig,
     EvaluateConfig,
     InterpretersConfig,
@@ -36,6 +37,7 @@ class SweepConfig(Section):
         quantize: how checkpoints are made.
         evaluate: accuracy; None skips the stage.
         profile: efficiency; None skips the stage.
+        comparison: of a configuration's answers with its baseline's.
         engines: engine options.
         repeats: times each configuration is profiled, interleaved.
         on_failure: ``continue`` with the other configurations, or ``stop``.
@@ -51,6 +53,7 @@ class SweepConfig(Section):
     quantize: QuantizeConfig = QuantizeConfig()
     evaluate: EvaluateConfig | None = EvaluateConfig()
     profile: ProfileConfig | None = ProfileConfig()
+    comparison: ComparisonConfig = ComparisonConfig()
     engines: EnginesConfig = EnginesConfig()
     repeats: Positive = 1
     on_failure: Literal["continue", "stop"] = "continue"

@@ -193,12 +193,15 @@ class _Report:
         if head is None:
             self.notes[f"{name} has a figure that is no fraction, so there is no mean"] = None
         hashes = []
+        entered: list[dict[str, Any]] = []
         for leaf_name, leaf in task.leaves.items():
             choice = scores.primary(results["results"][leaf_name], results["higher_is_better"].get(leaf_name, {}))
             unscored = {doc_id: problem for (owner, doc_id), problem in lm.unscored.items() if owner == leaf_name}
             rows = list(samples.rows(leaf, results["samples"][leaf_name], choice, unscored))
             hashes += [row["doc_hash"] for row in rows]
-            self.rows += rows
+            entered += rows
+        samples.enter(task, entered, metrics)
+        self.rows += entered
         shots = {leaf.get_config("num_fewshot") for leaf in task.leaves.values()}
         self.params[f"evaluate.items.{name}"] = len(hashes)
         self.params[f"evaluate.num_fewshot.{name}"] = "/".join(map(str, sorted(shots)))

@@ -22,6 +22,8 @@ COLUMNS = (
     "text",
     "extracted",
     "unscored",
+    "head",
+    "weight",
 )
 
 
@@ -68,6 +70,26 @@ def rows(
             "extracted": _text(sample["filtered_resps"][0]),
             "unscored": problem,
         }
+
+
+def enter(task: Any, rows: list[dict[str, Any]], metrics: Mapping[str, float]) -> None:
+    """Say of each item of an entry which figure it enters, and its share in it (all items alike)."""
+    from slim.evaluate.scores import _heads, metric_name
+
+    def leaves(name: str) -> Iterator[str]:
+        if name in task.groups:
+            for child in task.groups[name].child_names:
+                yield from leaves(child)
+        else:
+            yield name
+
+    heads = {leaf: metric_name(head) for head in _heads(task) for leaf in leaves(head)}
+    for row in rows:
+        head = heads[row["task"]]
+        row["head"] = head if f"accuracy/{head}" in metrics else None
+    for row in rows:
+        scored = sum(r["head"] == row["head"] and r["correct"] is not None for r in rows)
+        row["weight"] = 1 / scored if row["head"] is not None and row["correct"] is not None else None
 
 
 def without_gold(task: Any, samples: list[Mapping[str, Any]]) -> dict[int, str]:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from slim.errors import MissingArtifactError, StoreConfigError
+from mlflow.exceptions import MlflowException
+
+from slim.errors import NotStoredError, StoreConfigError
 from slim.store import checkpoints
 from slim.store.connection import check_address, open_client, sqlite_path, translated
 from slim.store.contract import TAG, Kind, StoredRun
@@ -82,10 +84,16 @@ class Reader:
         """Return one run.
 
         Raises:
-            StoreError: there is none.
+            NotStoredError: there is none.
+            StoreError: the store is away.
         """
         with translated(f"reading run {run_id}"):
-            return stored(self.client.get_run(run_id))
+            try:
+                return stored(self.client.get_run(run_id))
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    raise NotStoredError(f"tracking store: there is no run {run_id}") from error
+                raise
 
     def find_finished(self, kind: Kind, key: str) -> StoredRun | None:
         """Return the newest finished run of that kind and key whose checkpoint, if it made one, is still there."""
@@ -119,10 +127,10 @@ class Reader:
                 returned as it is.
 
         Raises:
-            MissingArtifactError: the run has no such file.
+            NotStoredError: the run has no such file.
             StoreError: it cannot be fetched.
         """
-        missing = MissingArtifactError(f"run {run.run_id} has no artifact {path!r}")
+        missing = NotStoredError(f"run {run.run_id} has no artifact {path!r}")
         if (local := checkpoints.local_directory(run.artifact_uri)) is not None:
             if not (local / path).is_file():
                 raise missing
