@@ -71,15 +71,19 @@ def rows(taken: Sequence[torch.Tensor], tokens: Sequence[int], output: Any) -> n
     last: torch.Tensor | None = None
     place = 0
     for block in taken:
-        end = place + len(block)
-        if end < len(expected) and _fits(block, tokens[1 + place : 1 + end], expected[place:end]):
-            found.append(block)
+        # Some versions compute the row after the last token of a chunk along with the others, some in a call of its own.
+        end = min(place + len(block), len(expected))
+        if place < end and _fits(block[: end - place], tokens[1 + place : 1 + end], expected[place:end]):
+            found.append(block[: end - place])
             place = end
         elif len(block) == 1 and _fits(block, tokens[-1:], expected[-1:]):
             last = block
-    if place != len(expected) - 1 or last is None:
+    if last is not None and place == len(expected) - 1:
+        found.append(last)
+        place += 1
+    if place != len(expected):
         raise StageError(Reason.UNSUPPORTED_SCHEME, "vLLM's logits are not where this program looks for them in this version")
-    logits: npt.NDArray[np.float32] = torch.cat([*found, last]).numpy()
+    logits: npt.NDArray[np.float32] = torch.cat(found).numpy()
     return logits
 
 
