@@ -223,7 +223,7 @@ class _Report:
         harness = json.dumps(self.harness, indent=1, default=str, sort_keys=True)
         (out / RESULTS_FILE).write_text(harness + "\n", encoding="utf-8")
         self.params["evaluate.unscored_items"] = len(lm.unscored)
-        self.params["evaluate.truncated_contexts"] = lm.truncated
+        self.params["evaluate.truncated_items"] = len(lm.truncated)
         self.notes |= lm.notes
         if lm.unscored:
             named = [f"{task}[{doc_id}]: {problem}" for (task, doc_id), problem in lm.unscored.items()]
