@@ -26,10 +26,13 @@ def score_in_chunks(
         on_progress: told before the first and after each call.
     """
     scores: list[Score] = []
-    on_progress(Progress(step, 0, len(requests), "requests"))
+    tokens, total = 0, sum(map(_tokens, requests))
+    on_progress(Progress(step, 0, len(requests), "requests", 0.0))
     for some in _chunks(requests, _TOKENS_A_CALL[engine.info.device], batch_size):
         scores += engine.score(some, batch_size)
-        on_progress(Progress(step, len(scores), len(requests), "requests"))
+        tokens += sum(map(_tokens, some))
+        # The longest come first, so that a count of requests would promise too long a wait.
+        on_progress(Progress(step, len(scores), len(requests), "requests", tokens / total))
     return scores
 
 
@@ -42,6 +45,10 @@ def _chunks(requests: Sequence[ScoreRequest], tokens_a_call: int, batch_size: in
             yield some
             some, tokens = [], 0
         some.append(request)
-        tokens += len(request.context) + len(request.continuation)
+        tokens += _tokens(request)
     if some:
         yield some
+
+
+def _tokens(request: ScoreRequest) -> int:
+    return len(request.context) + len(request.continuation)
