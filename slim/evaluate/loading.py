@@ -4,12 +4,14 @@ Imports the harness at its top, so import it only where something is evaluated.
 """
 
 import hashlib
+import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Entry, Kind
@@ -32,6 +34,7 @@ class LoadedTask:
         leaves: the harness's tasks by name; one unless the entry names a group or a tag.
         groups: the harness's groups by name; empty unless the entry names a group.
         sources: where each leaf's data came from.
+        randomness: state of the global generators after loading.
     """
 
     entry: TaskEntry
@@ -39,11 +42,17 @@ class LoadedTask:
     leaves: Mapping[str, Any]
     groups: Mapping[str, Any]
     sources: Mapping[str, str]
+    randomness: tuple[Any, ...] = field(repr=False)
 
     @property
     def task_dict(self) -> dict[str, Any]:
         """As ``lm_eval.evaluate`` takes it."""
         return {"tasks": dict(self.leaves), "groups": dict(self.groups)}
+
+    def restore_randomness(self) -> None:
+        """Put the global generators where they were after loading: a few tasks draw from them again while they run."""
+        random.setstate(self.randomness[0])
+        np.random.set_state(self.randomness[1])
 
 
 def load_tasks(
@@ -56,7 +65,9 @@ def load_tasks(
 ) -> list[LoadedTask]:
     """Load the tasks with their data, few-shot counts and few-shot seeds set.
 
-    As in the harness, a group's task that fixes its few-shot count at 0 keeps it.
+    As in the harness, a group's task that fixes its few-shot count at 0 keeps it. The global generators are seeded before
+    each entry as ``lm_eval.simple_evaluate`` does, since a few tasks shuffle while they load: so an entry is the same
+    whatever entries stand beside it.
 
     Args:
         entries: what to load.
@@ -72,12 +83,15 @@ def load_tasks(
     manager = _manager(entries, data_dir, on_progress)
     loaded = []
     for entry in entries:
+        random.seed(seed)
+        np.random.seed(seed)
         found = manager.load([entry.name])
         leaves = found["tasks"]
         for task in leaves.values():
             _set_examples(task, entry.num_fewshot, seed)
         sources = {name: manager.sources.get(name, "") for name in leaves}
-        loaded.append(LoadedTask(entry, entry.limit or limit, leaves, found.get("groups", {}), sources))
+        state = (random.getstate(), np.random.get_state())
+        loaded.append(LoadedTask(entry, entry.limit or limit, leaves, found.get("groups", {}), sources, state))
     return loaded
 
 
