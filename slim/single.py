@@ -77,6 +77,7 @@ def run_stage(
     with alone(spool):
         if rerun:
             spool.discard(wanted.key)
+            spool.pieces(wanted.key).clear()
         runner = Runner(plan.config, spool, on_progress)
         if planned.failure is not None:
             raise StageError(planned.failure.reason, planned.failure.message)
