@@ -2,6 +2,17 @@
 
 from slim.evaluate.evaluation import Prepared, evaluate, prepare
 from slim.evaluate.parts import Evaluation
-from slim.evaluate.tasks import check_tasks, task_digest, versions_that_matter
+from slim.evaluate.tasks import TaskFile, check_tasks, leaves, listed, task_digest, versions_that_matter
 
-__all__ = ["Evaluation", "Prepared", "check_tasks", "evaluate", "prepare", "task_digest", "versions_that_matter"]
+__all__ = [
+    "Evaluation",
+    "Prepared",
+    "TaskFile",
+    "check_tasks",
+    "evaluate",
+    "leaves",
+    "listed",
+    "prepare",
+    "task_digest",
+    "versions_that_matter",
+]

@@ -18,6 +18,7 @@ from lm_eval.tasks._index import Entry, Kind
 
 from slim.config import TaskEntry
 from slim.errors import Reason, SlimError, StageError
+from slim.evaluate import mirror
 from slim.evaluate.tasks import BUILTIN_DIR, TaskFile, builtin_tasks, find, harness_tasks
 from slim.records import OnProgress, Progress, ignore_progress
 
@@ -90,9 +91,13 @@ def load_tasks(
         for task in leaves.values():
             _set_examples(task, entry.num_fewshot, seed)
         sources = {name: manager.sources.get(name, "") for name in leaves}
-        state = (random.getstate(), np.random.get_state())
-        loaded.append(LoadedTask(entry, entry.limit or limit, leaves, found.get("groups", {}), sources, state))
+        loaded.append(LoadedTask(entry, entry.limit or limit, leaves, found.get("groups", {}), sources, randomness()))
     return loaded
+
+
+def randomness() -> tuple[Any, ...]:
+    """Return the state of the global generators."""
+    return random.getstate(), np.random.get_state()
 
 
 def _manager(entries: Sequence[TaskEntry], data_dir: Path | None, on_progress: OnProgress) -> "_Manager":
@@ -147,8 +152,8 @@ class _Factory(TaskFactory):  # type: ignore[misc]
             where = f"in {local}" if local else "from the Hub"
             raise StageError(
                 Reason.DATA_UNAVAILABLE,
-                f"data set {wanted!r}{subset} of task {entry.name!r} cannot be had {where}: {_one_line(error)}; "
-                "evaluate.data_dir takes a directory with a copy, laid out <organisation>/<name>",
+                f"data set {wanted!r}{subset} of task {entry.name!r} cannot be had {where}: {_one_line(error)}; evaluate.data_dir "
+                f"takes a directory with a copy, made by: {mirror.command(wanted, self.data_dir)}",
             ) from error
         except Exception as error:  # a task is code of others, which may raise anything
             raise StageError(Reason.EVALUATION, f"task {entry.name!r} does not load: {_one_line(error)}") from error
@@ -158,10 +163,8 @@ class _Factory(TaskFactory):  # type: ignore[misc]
 
     def _mirrored(self, wanted: Any) -> str | None:
         """Directory of the mirror that holds the data set; None without one."""
-        if self.data_dir is None or not isinstance(wanted, str):
-            return None
-        path = self.data_dir.resolve() / wanted
-        return str(path) if path.is_dir() else None
+        path = mirror.local_copy(wanted, self.data_dir) if isinstance(wanted, str) else None
+        return str(path) if path is not None else None
 
 
 def _from(local: str, settings: Mapping[str, Any]) -> dict[str, Any]:
