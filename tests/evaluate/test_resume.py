@@ -208,7 +208,8 @@ WORKER = (
 
 
 @pytest.mark.slow
-def test_a_worker_that_was_killed_in_a_task(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_worker_that_was_killed_in_a_task(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIM_HOME", str(tmp_path / "home"))
     config = {
         "tasks": [{"name": "slim_facts", "limit": 10}, {"name": "slim_completion", "limit": 150}],
         "perplexity_tokens": 64,
