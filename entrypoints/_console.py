@@ -8,12 +8,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 
 from analysis.summary import Summary
 from slim.metrics import format_value, get
 from slim.plan import Plan
+from slim.records import Progress
 from slim.single import StageOutcome
 from slim.store import TAG, Store
 from slim.sweep import Event, SweepOutcome
@@ -30,7 +32,7 @@ class Watcher:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bars = Progress(
+        self._bars = Bars(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -61,6 +63,7 @@ class Watcher:
             self._console.print(f"{self._elapsed()} {where}: {event.message}", highlight=False, markup=False)
         elif event.kind == "note":
             self._console.print(f"{self._elapsed()} note: {event.message}", highlight=False, markup=False)
+        progress = event.progress
         if self._overall is not None and self._current is not None:
             self._bars.update(
                 self._overall,
@@ -68,32 +71,45 @@ class Watcher:
                 total=event.total,
                 detail=f"{event.done}/{event.total} configurations{left}",
             )
-            if event.progress is not None:
-                progress = event.progress
-                detail = (
-                    f"{progress.done}/{progress.total} {progress.unit}"
-                    if progress.total
-                    else progress.unit
-                    if progress.done == 0
-                    else f"{progress.done} {progress.unit}"
-                )
+            if progress is not None:
+                share = progress.share
                 self._bars.update(
                     self._current,
-                    description=f"{event.configuration} {event.stage}: {progress.step}",
-                    completed=progress.done,
-                    total=progress.total,
-                    detail=detail,
+                    description=f"{event.configuration} {event.stage}: {step(progress)}",
+                    completed=progress.done if share is None else share,
+                    total=progress.total if share is None else 1.0,
+                    detail=counted(progress) + step_left(event),
                 )
-        elif event.progress is not None and (event.kind == "stage" or time.monotonic() - self._last_s > _LINE_INTERVAL_S):
+        elif progress is not None and (event.kind == "stage" or time.monotonic() - self._last_s > _LINE_INTERVAL_S):
             self._last_s = time.monotonic()
-            progress = event.progress
-            count = f" {progress.done}/{progress.total} {progress.unit}" if progress.total else ""
+            count = f" {counted(progress)}" if progress.total else ""
+            whole = f"; sweep{left.removeprefix(',')}" if left else ""
             self._console.print(
-                f"{self._elapsed()} {where} {event.stage}: {progress.step}{count}{left}", highlight=False, markup=False
+                f"{self._elapsed()} {where} {event.stage}: {step(progress)}{count}{step_left(event)}{whole}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
             )
 
     def _elapsed(self) -> str:
         return duration(time.monotonic() - self._start_s).rjust(6)
+
+
+def step(progress: Progress) -> str:
+    """Return the running step's name, and which of how many it is: ``mmlu (1 of 3)``."""
+    return f"{progress.step} ({progress.part} of {progress.parts})" if progress.parts else progress.step
+
+
+def counted(progress: Progress) -> str:
+    """Return how far a step is, in its units."""
+    if progress.total:
+        return f"{progress.done}/{progress.total} {progress.unit}"
+    return f"{progress.done} {progress.unit}" if progress.done else progress.unit
+
+
+def step_left(event: Event) -> str:
+    """Return the time left of the running step with a comma before it; empty while that cannot be told."""
+    return f", {duration(event.step_left_s)} left" if event.step_left_s is not None else ""
 
 
 def duration(seconds: float) -> str:

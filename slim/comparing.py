@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from slim import aggregate, comparison, models, pairing
 from slim.config import SweepConfig
 from slim.errors import ComparisonError, NotStoredError
-from slim.evaluate.evaluation import SAMPLES_FILE
+from slim.evaluate.parts import SAMPLES_FILE
 from slim.records import Stage
 from slim.store import TAG, Reader, Store, StoredRun
 

@@ -1,20 +1,26 @@
 """What the parent asks of a worker, and the spool in which results wait for the store.
 
 A result lies in the spool as ``<key>/`` with ``result.json``, ``artifacts/`` and, for a quantize stage, ``checkpoint/``. It is
-written aside and renamed, so it is complete or absent, and it stays until the store has it.
+written aside and renamed, so it is complete or absent, and it stays until the store has it. Beside the results lies ``pieces/``:
+what stages that were cut off had finished, by the stage's key (`slim.pieces`).
 """
 
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from slim.pieces import Pieces
 from slim.records import ModelSource, Stage, StageResult
+
+_PIECES = "pieces"
+_PIECES_KEPT_S = 14 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,10 @@ class Spool:
         """Remove a result, once the store has it."""
         shutil.rmtree(self.root / key, ignore_errors=True)
 
+    def pieces(self, key: str) -> Pieces:
+        """Return what earlier attempts at the stage of that key finished; it is removed when the stage has a result."""
+        return Pieces(self.root / _PIECES / key)
+
     @contextmanager
     def writing(self, key: str) -> Iterator["Draft"]:
         """Yield a draft that becomes the result of ``key`` when the block ends with `Draft.finish` called; else it vanishes."""
@@ -144,13 +154,19 @@ class Spool:
                 (path / "result.json").write_text(json.dumps(draft.result.to_json()), encoding="utf-8")
                 self.discard(key)
                 path.rename(self.root / key)
+                if draft.result.failure is None:
+                    self.pieces(key).clear()
         finally:
             shutil.rmtree(path, ignore_errors=True)
 
     def sweep_drafts(self) -> None:
-        """Remove drafts of workers that were killed; only safe while no worker runs."""
+        """Remove drafts of workers that were killed, and pieces that nobody came back for in two weeks; only safe while no worker runs."""
         for path in self.root.glob(".*"):
             shutil.rmtree(path, ignore_errors=True)
+        for path in self.root.glob(f"{_PIECES}/*"):
+            # Each piece that is written touches the directory.
+            if time.time() - path.stat().st_mtime > _PIECES_KEPT_S:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 @dataclass

@@ -211,7 +211,14 @@ CATALOGUE: tuple[Metric, ...] = (
     ),
     Metric("validity/ok", "0/1", _UP, "1 when every check of the protocol held; reasons in the tag slim.validity.", 0),
     Metric("timing/engine_start_s", "s", _NONE, "Opening the engine, from the first import to ready.", 2),
-    Metric("timing/work_s", "s", _NONE, "The stage's own work, without starts and imports.", 2),
+    Metric(
+        "timing/work_s",
+        "s",
+        _NONE,
+        "The stage's own work, without the engine start; with what attempts that were cut off had done and this one took over.",
+        2,
+    ),
+    Metric("timing/resumed_s", "s", _NONE, "The part of timing/work_s that was taken over from attempts that were cut off.", 2),
     Metric("sweep/<task>", "", _NONE, "Progress of a sweep: configurations total, finished, reused, failed; wall seconds.", 0),
 )
 

@@ -19,12 +19,24 @@ class Progress:
         done: units finished.
         total: units in all; None when it cannot be known.
         unit: what is counted, in the plural.
+        fraction: share of the work that is done, where units differ too much for ``done / total`` to tell; None where they do not.
+        part, parts: which step of how many this is, from 1; None where steps are not counted.
     """
 
     step: str
     done: int
     total: int | None
     unit: str = "steps"
+    fraction: float | None = None
+    part: int | None = None
+    parts: int | None = None
+
+    @property
+    def share(self) -> float | None:
+        """Share of the step's work that is done; None when it cannot be known."""
+        if self.fraction is not None:
+            return self.fraction
+        return self.done / self.total if self.total else None
 
 
 OnProgress = Callable[[Progress], None]

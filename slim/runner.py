@@ -28,7 +28,7 @@ class Runner:
 
     Attributes:
         prepare_s: of fetching and converting models.
-        work_s: of the stages that finished, by their own account.
+        work_s: of the stages that finished, by their own account; without what earlier attempts had done.
         engine_start_s: of the engines that were opened.
         engine_starts: how many.
     """
@@ -110,7 +110,7 @@ class Runner:
     def _finished(self, outcome: Outcome) -> list[Spooled]:
         for spooled in outcome.results:
             metrics = spooled.result.metrics
-            self.work_s += metrics.get("timing/work_s", 0.0)
+            self.work_s += metrics.get("timing/work_s", 0.0) - metrics.get("timing/resumed_s", 0.0)
             if "timing/engine_start_s" in metrics:
                 self.engine_start_s += metrics["timing/engine_start_s"]
                 self.engine_starts += 1

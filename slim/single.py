@@ -13,7 +13,8 @@ from slim.plan import Plan, PlannedConfiguration, PlannedStage
 from slim.records import Failure, Progress, Stage
 from slim.runner import Runner
 from slim.store import Store, StoredRun
-from slim.sweep import Event, OnEvent, alone
+from slim.sweep import Event, EventKind, OnEvent, alone
+from slim.timeleft import StepLeft
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,12 @@ def run_stage(
     if wanted.run is not None:
         return StageOutcome(wanted.run, reused=True)
 
+    step_left = StepLeft()
+
     def on_progress(name: str, running: str, progress: Progress) -> None:
-        on_event(Event("stage" if progress.step == "start" else "progress", name, running, progress, total=1))
+        step_left.progress(name, running, progress)
+        kind: EventKind = "stage" if progress.step == "start" else "progress"
+        on_event(Event(kind, name, running, progress, total=1, step_left_s=step_left.left_s()))
 
     def log(done: PlannedStage, spooled: Spooled, join: str | None) -> StoredRun:
         params = {**identity(planned, plan), "seed": plan.config.seed, **flat({done.stage: done.config})}
@@ -73,6 +78,7 @@ def run_stage(
     with alone(spool):
         if rerun:
             spool.discard(wanted.key)
+            spool.pieces(wanted.key).clear()
         runner = Runner(plan.config, spool, on_progress)
         if planned.failure is not None:
             raise StageError(planned.failure.reason, planned.failure.message)

@@ -17,7 +17,7 @@ from slim.plan import Plan
 from slim.records import Failure, Progress
 from slim.runner import Runner
 from slim.store import TAG, Store
-from slim.timeleft import TimeLeft
+from slim.timeleft import StepLeft, TimeLeft
 
 _HEARTBEAT_S = 15.0
 
@@ -37,6 +37,7 @@ class Event:
         message: outcome or note.
         done, total: configurations ended and in all.
         left_s: rough wall seconds to the end of the sweep.
+        step_left_s: rough wall seconds to the end of the step that runs; None while that cannot be told.
     """
 
     kind: EventKind
@@ -47,6 +48,7 @@ class Event:
     done: int = 0
     total: int = 0
     left_s: float = 0.0
+    step_left_s: float | None = None
 
 
 OnEvent = Callable[[Event], None]
@@ -119,6 +121,7 @@ class SweepRun:
         self._ledger = Ledger(plan, store, spool)
         self._runner = Runner(plan.config, spool, self._progress, self._tick)
         self._time_left = TimeLeft(plan)
+        self._step_left = StepLeft()
         self._beat_s = 0.0
 
     def execute(self) -> SweepOutcome:
@@ -303,7 +306,9 @@ class SweepRun:
 
     def _progress(self, name: str, stage: str, progress: Progress) -> None:
         self._time_left.progress(name, stage, progress)
-        self._emit("stage" if progress.step == "start" else "progress", name, stage=stage, progress=progress)
+        self._step_left.progress(name, stage, progress)
+        kind: EventKind = "stage" if progress.step == "start" else "progress"
+        self._emit(kind, name, stage=stage, progress=progress, step_left_s=self._step_left.left_s())
 
     def _tick(self) -> None:
         if time.monotonic() - self._beat_s > _HEARTBEAT_S:

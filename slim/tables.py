@@ -12,10 +12,16 @@ def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         ValueError: no rows, so no schema.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     if not rows:
         raise ValueError(f"{path.name} would have no rows")
+    write_table(path, pa.Table.from_pylist([dict(row) for row in rows]))
+
+
+def write_table(path: Path, table: Any) -> None:
+    """Write a `pyarrow.Table`; an existing file is replaced whole."""
+    import pyarrow.parquet as pq
+
     partial = path.with_name(path.name + ".partial")
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), partial, compression="zstd")
+    pq.write_table(table, partial, compression="zstd")
     partial.replace(path)

@@ -1,9 +1,53 @@
-"""Rough time to the end of a sweep."""
+"""Rough time to the end of a sweep, and to the end of the step that is running."""
 
 import time
+from collections import deque
 
 from slim.plan import Plan
 from slim.records import Progress
+
+_SEEN_AT_LEAST_S = 2.0
+_SEEN_AT_MOST = 64
+"""Observations of a step that are kept, so that hours of progress take no more memory and time than minutes."""
+
+
+class StepLeft:
+    """Time to the end of a step from its own rate over the latter half of the time it has run.
+
+    The former half is left out because it tells little: answers taken over from an earlier attempt come at once, a model's
+    first batches are slow, and what is ordered by length gets faster.
+    """
+
+    def __init__(self) -> None:
+        self._step: tuple[str, ...] = ()
+        self._entered_s = 0.0
+        self._seen: deque[tuple[float, float]] = deque()
+
+    def progress(self, name: str, stage: str, progress: Progress) -> None:
+        """A stage reports."""
+        now_s, share = time.monotonic(), progress.share
+        step = (name, stage, progress.step)
+        if step != self._step or (share is not None and self._seen and share < self._seen[-1][1]):
+            self._step, self._entered_s = step, now_s
+            self._seen.clear()
+        if share is None:
+            return
+        elapsed_s = now_s - self._entered_s
+        if self._seen and now_s - self._seen[-1][0] < elapsed_s / _SEEN_AT_MOST:
+            return
+        self._seen.append((now_s, share))
+        while len(self._seen) > 2 and self._seen[1][0] <= now_s - elapsed_s / 2:
+            self._seen.popleft()
+
+    def left_s(self) -> float | None:
+        """Wall seconds to the end of the step; None while too little has been seen of it."""
+        if len(self._seen) < 2:
+            return None
+        (first_s, first), (last_s, last) = self._seen[0], self._seen[-1]
+        if last <= first or last_s - self._entered_s < _SEEN_AT_LEAST_S:
+            return None
+        expected_s = (1 - last) * (last_s - first_s) / (last - first)
+        return max(0.0, expected_s - (time.monotonic() - last_s))
 
 
 class TimeLeft:

@@ -343,6 +343,39 @@ def test_a_sweep_that_was_cut_off_goes_on(home: Path, tiny_model: Path, sent: si
     assert store.abandoned() == []
 
 
+def test_an_evaluation_goes_on_at_the_task_it_was_in_and_a_rerun_begins_anew(home: Path, tiny_model: Path) -> None:
+    arguments = command(home, tiny_model)
+    tasks = [{"name": "slim_facts", "limit": 4}, {"name": "slim_completion", "limit": 60}]
+    sweep = {**json.loads((home / "sweep.json").read_text()), "precisions": ["bf16@transformers"], "profile": None}
+    sweep["evaluate"] = {**sweep["evaluate"], "tasks": tasks}
+    (home / "sweep.json").write_text(json.dumps(sweep))
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    spool = home / "home" / "spool"
+    wait_for(lambda: any(spool.glob("pieces/*/task0-slim_facts")), process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+
+    parsed = SweepConfig.load(home / "sweep.json")
+    store, outcome = api.run(parsed, address(home))
+    assert outcome.ok
+    assert list(spool.glob("pieces/*")) == []
+    (run,) = store.configurations(outcome.run_id)
+    stage = store.get(json.loads(run.tags[TAG.STAGE_RUNS])["evaluate"][0])
+    assert int(stage.params["evaluate.resumed_parts"]) >= 1
+    assert stage.metrics["timing/work_s"] > stage.metrics["timing/resumed_s"] > 0
+    assert outcome.work_s < stage.metrics["timing/work_s"]
+
+    stale = spool / "pieces" / stage.tags[TAG.KEY] / "task0-slim_facts"
+    stale.mkdir(parents=True)
+    (stale / "part.json").write_text("nothing that could be read")
+    _, again = api.stage("evaluate", parsed, address(home), rerun=True)
+    assert again.failure is None
+    assert "evaluate.resumed_parts" not in again.run.params
+    for key, value in stage.metrics.items():
+        if not key.startswith("timing/"):
+            assert again.run.metrics[key] == value
+
+
 def free_port() -> int:
     import socket
 

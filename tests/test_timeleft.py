@@ -7,7 +7,7 @@ import pytest
 
 from slim import timeleft
 from slim.records import Progress
-from slim.timeleft import TimeLeft
+from slim.timeleft import StepLeft, TimeLeft
 
 
 @pytest.fixture
@@ -56,3 +56,68 @@ def test_a_stage_that_took_twice_as_long_doubles_the_others_of_its_kind(clock: S
     assert left.left_s() == 2 * 10 + 0.5 * 20
     left.ended("b")
     assert left.left_s() == 0
+
+
+def test_a_steps_own_rate_tells_when_it_ends(clock: SimpleNamespace) -> None:
+    left = StepLeft()
+    for second in range(11):
+        clock.s = float(second)
+        left.progress("a", "evaluate", Progress("mmlu", 10 * second, 1000, "requests"))
+    assert left.left_s() == pytest.approx(90)
+    clock.s = 14.0
+    assert left.left_s() == pytest.approx(86)
+    clock.s = 1000.0
+    assert left.left_s() == 0
+
+
+def test_a_new_step_is_timed_anew_and_nothing_is_said_at_first(clock: SimpleNamespace) -> None:
+    left = StepLeft()
+    for second in range(11):
+        clock.s = float(second)
+        left.progress("a", "evaluate", Progress("mmlu", second, 20))
+    left.progress("a", "evaluate", Progress("gsm8k", 0, 10))
+    assert left.left_s() is None
+    clock.s = 11.0
+    left.progress("a", "evaluate", Progress("gsm8k", 1, 10))
+    assert left.left_s() is None
+    clock.s = 14.0
+    left.progress("a", "evaluate", Progress("gsm8k", 4, 10))
+    assert left.left_s() == pytest.approx(6)
+    left.progress("a", "evaluate", Progress("load", 4, None))
+    assert left.left_s() is None
+
+
+def test_what_is_ordered_by_length_is_told_by_its_tokens(clock: SimpleNamespace) -> None:
+    # A hundred requests of falling length at 100 tokens a second: 5,050 tokens, 50.5 s.
+    lengths = list(range(100, 0, -1))
+    naive, robust = StepLeft(), StepLeft()
+    for done in range(51):
+        tokens = sum(lengths[:done])
+        clock.s = tokens / 100
+        naive.progress("a", "evaluate", Progress("mmlu", done, 100, "requests"))
+        robust.progress("a", "evaluate", Progress("mmlu", done, 100, "requests", tokens / sum(lengths)))
+    true = sum(lengths[50:]) / 100
+    found, promised = robust.left_s(), naive.left_s()
+    assert found == pytest.approx(true)
+    assert promised is not None
+    assert promised > 2 * true
+
+
+def test_answers_taken_over_do_not_count_as_speed(clock: SimpleNamespace) -> None:
+    left = StepLeft()
+    left.progress("a", "evaluate", Progress("mmlu", 0, 1000))
+    clock.s = 0.5
+    left.progress("a", "evaluate", Progress("mmlu", 800, 1000))
+    for second in range(1, 11):
+        clock.s = float(second)
+        left.progress("a", "evaluate", Progress("mmlu", 800 + second, 1000))
+    assert left.left_s() == pytest.approx(190)
+
+
+def test_hours_of_progress_take_little_memory(clock: SimpleNamespace) -> None:
+    left = StepLeft()
+    for done in range(50_000):
+        clock.s = 0.2 * done
+        left.progress("a", "evaluate", Progress("mmlu", done, 100_000))
+    assert left.left_s() == pytest.approx(10_000, rel=0.05)
+    assert len(left._seen) < 100

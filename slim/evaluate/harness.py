@@ -39,7 +39,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         max_length: tokens the model reads for a prediction: one less than a sequence may have, as in the ``hf`` backend.
         unscored: items that could not be scored, and why.
         notes: what had to be done otherwise than the task asked, each once.
-        truncated: contexts that were cut.
+        truncated: items of which a context was cut.
     """
 
     backend = "causal"
@@ -53,7 +53,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         self.max_length = engine.info.max_model_len - 1
         self.unscored: dict[Item, str] = {}
         self.notes: dict[str, None] = {}
-        self.truncated = 0
+        self.truncated: set[Item] = set()
         self.step = "evaluate"
         self.on_progress: OnProgress = ignore_progress
         self._device = engine.info.device
@@ -127,6 +127,8 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         windows: list[tuple[Tokens, Tokens]] = []
         owners: list[int] = []
         for owner, tokens in enumerate(self._encode_all([request.args[0] for request in requests])):
+            if not tokens:
+                self.unscored[requests[owner].task_name, requests[owner].doc_id] = "the text has no tokens"
             for window in get_rolling_token_windows(list(tokens), self.prefix_token_id, self.max_length, context_len=1):
                 context, continuation = make_disjoint_window(window)
                 windows.append((tuple(context), tuple(continuation)))
@@ -171,6 +173,8 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
                 raise StageError(Reason.EVALUATION, problem)
             if problem is not None and owners is not None:
                 self.unscored.setdefault((owners[place].task_name, owners[place].doc_id), problem)
+            if not isinstance(pair, str) and len(pair[0]) < len(pairs[place][0]) and owners is not None:
+                self.truncated.add((owners[place].task_name, owners[place].doc_id))
             answers.append((total, score is not None and all(score.greedy)))
         return answers
 
@@ -199,8 +203,6 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         room = self.max_length + 1 - len(continuation)
         if room < 1:
             return f"an answer of {len(continuation)} tokens is longer than the context of {self.max_length}"
-        if len(context) > room:
-            self.truncated += 1
         return context[-room:], continuation
 
     # Generation
@@ -214,6 +216,8 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
             self._generation(tokens or (self.prefix_token_id,), json.loads(options))
             for tokens, (_, options) in zip(contexts, distinct, strict=True)
         ]
+        cut = {key for key, tokens, (one, _) in zip(distinct, contexts, prepared, strict=True) if len(one.prompt) < len(tokens)}
+        self.truncated |= {(request.task_name, request.doc_id) for request, key in zip(requests, keys, strict=True) if key in cut}
         order = sorted(range(len(prepared)), key=lambda place: (-len(prepared[place][0].prompt), place))
         texts: dict[tuple[str, str], str] = {}
         for some in self._generation_chunks(order):
@@ -247,8 +251,6 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
                 Reason.EVALUATION,
                 f"{self.step} generates up to {normal['max_gen_toks']} tokens, the context holds {self.max_length}",
             )
-        if len(context) > room:
-            self.truncated += 1
         return GenerationRequest(context[-room:], normal["max_gen_toks"], stop=tuple(until), token_times=False), until
 
     def _text(self, tokens: Tokens, until: list[str]) -> str:

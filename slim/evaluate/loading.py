@@ -4,18 +4,21 @@ Imports the harness at its top, so import it only where something is evaluated.
 """
 
 import hashlib
+import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Entry, Kind
 
 from slim.config import TaskEntry
 from slim.errors import Reason, SlimError, StageError
+from slim.evaluate import mirror
 from slim.evaluate.tasks import BUILTIN_DIR, TaskFile, builtin_tasks, find, harness_tasks
 from slim.records import OnProgress, Progress, ignore_progress
 
@@ -32,6 +35,7 @@ class LoadedTask:
         leaves: the harness's tasks by name; one unless the entry names a group or a tag.
         groups: the harness's groups by name; empty unless the entry names a group.
         sources: where each leaf's data came from.
+        randomness: state of the global generators after loading.
     """
 
     entry: TaskEntry
@@ -39,11 +43,17 @@ class LoadedTask:
     leaves: Mapping[str, Any]
     groups: Mapping[str, Any]
     sources: Mapping[str, str]
+    randomness: tuple[Any, ...] = field(repr=False)
 
     @property
     def task_dict(self) -> dict[str, Any]:
         """As ``lm_eval.evaluate`` takes it."""
         return {"tasks": dict(self.leaves), "groups": dict(self.groups)}
+
+    def restore_randomness(self) -> None:
+        """Put the global generators where they were after loading: a few tasks draw from them again while they run."""
+        random.setstate(self.randomness[0])
+        np.random.set_state(self.randomness[1])
 
 
 def load_tasks(
@@ -56,7 +66,9 @@ def load_tasks(
 ) -> list[LoadedTask]:
     """Load the tasks with their data, few-shot counts and few-shot seeds set.
 
-    As in the harness, a group's task that fixes its few-shot count at 0 keeps it.
+    As in the harness, a group's task that fixes its few-shot count at 0 keeps it. The global generators are seeded before
+    each entry as ``lm_eval.simple_evaluate`` does, since a few tasks shuffle while they load: so an entry is the same
+    whatever entries stand beside it.
 
     Args:
         entries: what to load.
@@ -72,13 +84,20 @@ def load_tasks(
     manager = _manager(entries, data_dir, on_progress)
     loaded = []
     for entry in entries:
+        random.seed(seed)
+        np.random.seed(seed)
         found = manager.load([entry.name])
         leaves = found["tasks"]
         for task in leaves.values():
             _set_examples(task, entry.num_fewshot, seed)
         sources = {name: manager.sources.get(name, "") for name in leaves}
-        loaded.append(LoadedTask(entry, entry.limit or limit, leaves, found.get("groups", {}), sources))
+        loaded.append(LoadedTask(entry, entry.limit or limit, leaves, found.get("groups", {}), sources, randomness()))
     return loaded
+
+
+def randomness() -> tuple[Any, ...]:
+    """Return the state of the global generators."""
+    return random.getstate(), np.random.get_state()
 
 
 def _manager(entries: Sequence[TaskEntry], data_dir: Path | None, on_progress: OnProgress) -> "_Manager":
@@ -133,8 +152,8 @@ class _Factory(TaskFactory):  # type: ignore[misc]
             where = f"in {local}" if local else "from the Hub"
             raise StageError(
                 Reason.DATA_UNAVAILABLE,
-                f"data set {wanted!r}{subset} of task {entry.name!r} cannot be had {where}: {_one_line(error)}; "
-                "evaluate.data_dir takes a directory with a copy, laid out <organisation>/<name>",
+                f"data set {wanted!r}{subset} of task {entry.name!r} cannot be had {where}: {_one_line(error)}; evaluate.data_dir "
+                f"takes a directory with a copy, made by: {mirror.command(wanted, self.data_dir)}",
             ) from error
         except Exception as error:  # a task is code of others, which may raise anything
             raise StageError(Reason.EVALUATION, f"task {entry.name!r} does not load: {_one_line(error)}") from error
@@ -144,10 +163,8 @@ class _Factory(TaskFactory):  # type: ignore[misc]
 
     def _mirrored(self, wanted: Any) -> str | None:
         """Directory of the mirror that holds the data set; None without one."""
-        if self.data_dir is None or not isinstance(wanted, str):
-            return None
-        path = self.data_dir.resolve() / wanted
-        return str(path) if path.is_dir() else None
+        path = mirror.local_copy(wanted, self.data_dir) if isinstance(wanted, str) else None
+        return str(path) if path is not None else None
 
 
 def _from(local: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,47 +1,55 @@
 """What the model answered, item by item: what two configurations are compared by."""
 
 import json
-from collections.abc import Iterator, Mapping
-from math import isfinite
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from math import fsum, isclose, isfinite
 from typing import Any
 
-from slim.evaluate.scores import Choice
+from slim.evaluate.scores import Choice, Head, metric_name
 
-COLUMNS = (
-    "task",
-    "doc_id",
-    "doc_hash",
-    "prompt_hash",
-    "target_hash",
-    "target",
-    "choice",
-    "logprobs",
-    "greedy",
-    "correct",
-    "beside",
-    "text",
-    "extracted",
-    "unscored",
-    "head",
-    "weight",
-)
+COLUMNS = {
+    "task": "string",
+    "head": "string",
+    "doc_id": "int32",
+    "doc_hash": "string",
+    "prompt_hash": "string",
+    "target_hash": "string",
+    "target": "string",
+    "choice": "int32",
+    "logprobs": "list<double>",
+    "greedy": "list<bool>",
+    "correct": "double",
+    "weight": "double",
+    "beside": "double",
+    "text": "string",
+    "extracted": "string",
+    "truncated": "bool",
+    "unscored": "string",
+}
+"""Names and Arrow types of the columns; docs/evaluation.md says what they hold. Log-likelihoods are not rounded: single precision
+would save a twentieth of the file and could make two choices equal."""
+
+_NO_ANSWER = ("", "[invalid]")
+"""What the harness's filters give for a text in which they find no answer, unless a task's file says otherwise."""
+
+Row = dict[str, Any]
 
 
 def rows(
-    task: Any, samples: list[Mapping[str, Any]], choice: Choice | None, unscored: Mapping[int, str]
-) -> Iterator[dict[str, Any]]:
-    """Yield one row an item.
-
-    ``target`` is the right choice's index or the right text, ``choice`` the index of the answer by the figure that
-    counts (None for generated answers), ``logprobs`` and ``greedy`` one value a choice, ``correct`` the item's value
-    of the figure that counts and ``beside`` of the one beside it, ``text`` what was generated and ``extracted`` the
-    answer taken from it, ``unscored`` why the item has no ``correct``.
+    task: Any,
+    samples: Sequence[Mapping[str, Any]],
+    choice: Choice | None,
+    unscored: Mapping[int, str],
+    truncated: Collection[int] = (),
+) -> Iterator[Row]:
+    """Yield one row an item, without ``head`` and ``weight``, which `weigh` adds.
 
     Args:
         task: the harness's task.
         samples: what the harness logged for it.
         choice: the figure that counts; None for tasks that score running text.
         unscored: by document id, why it could not be scored.
+        truncated: document ids whose context was cut.
     """
     wanted = choice.filter if choice else samples[0]["filter"]
     beside = {}
@@ -68,31 +76,56 @@ def rows(
             "beside": _number(beside.get(doc_id)) if problem is None else None,
             "text": _text(sample["resps"][0][0]),
             "extracted": _text(sample["filtered_resps"][0]),
+            "truncated": doc_id in truncated,
             "unscored": problem,
         }
 
 
-def enter(task: Any, rows: list[dict[str, Any]], metrics: Mapping[str, float]) -> None:
-    """Say of each item of an entry which figure it enters, and its share in it (all items alike)."""
-    from slim.evaluate.scores import _heads, metric_name
+def weigh(head: Head | None, own: Sequence[Row]) -> None:
+    """Set ``head`` and ``weight`` of the items that enter a figure.
 
-    def leaves(name: str) -> Iterator[str]:
-        if name in task.groups:
-            for child in task.groups[name].child_names:
-                yield from leaves(child)
-        else:
-            yield name
+    A figure that is no mean of its items' values, such as F1 over all of them, has a head and no weights.
 
-    heads = {leaf: metric_name(head) for head in _heads(task) for leaf in leaves(head)}
-    for row in rows:
-        head = heads[row["task"]]
-        row["head"] = head if f"accuracy/{head}" in metrics else None
-    for row in rows:
-        scored = sum(r["head"] == row["head"] and r["correct"] is not None for r in rows)
-        row["weight"] = 1 / scored if row["head"] is not None and row["correct"] is not None else None
+    Args:
+        head: the figure; None or one without a value for items that enter none.
+        own: rows of its tasks.
+    """
+    counts: dict[str, int] = {}
+    for row in own:
+        row["head"] = row["weight"] = None
+        if row["correct"] is not None:
+            counts[row["task"]] = counts.get(row["task"], 0) + 1
+    if head is None or head.value is None:
+        return
+    shares = head.weights(counts)
+    total = fsum(shares[row["task"]] * row["correct"] for row in own if row["correct"] is not None)
+    is_mean = isclose(total, head.value, rel_tol=1e-6, abs_tol=1e-9)
+    for row in own:
+        row["head"] = metric_name(head.name)
+        row["weight"] = shares[row["task"]] if is_mean and row["correct"] is not None else None
 
 
-def without_gold(task: Any, samples: list[Mapping[str, Any]]) -> dict[int, str]:
+def without_answer(own: Sequence[Row]) -> int:
+    """Count the generated texts in which no answer was found; the harness counts them as wrong."""
+    return sum(not row["text"].strip() or row["extracted"] in _NO_ANSWER for row in own if row["text"] is not None)
+
+
+def table(own: Sequence[Row]) -> Any:
+    """Return the rows as a `pyarrow.Table` with the types of `COLUMNS`, whatever is missing in them."""
+    import pyarrow as pa
+
+    types = {
+        "string": pa.string(),
+        "int32": pa.int32(),
+        "double": pa.float64(),
+        "bool": pa.bool_(),
+        "list<double>": pa.list_(pa.float64()),
+        "list<bool>": pa.list_(pa.bool_()),
+    }
+    return pa.Table.from_pylist(list(own), schema=pa.schema([(name, types[kind]) for name, kind in COLUMNS.items()]))
+
+
+def without_gold(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[int, str]:
     """Items of a multiple-choice task whose right answer is not among the choices; the harness counts them as wrong."""
     if task.OUTPUT_TYPE != "multiple_choice" or task.multiple_input or task.multiple_target:
         return {}

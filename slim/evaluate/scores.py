@@ -65,6 +65,61 @@ def primary(results: Mapping[str, Any], higher_is_better: Mapping[str, Any]) -> 
     return Choice(metric, chosen)
 
 
+@dataclass(frozen=True)
+class Head:
+    """A figure that stands for itself in the mean: that of a group that the harness aggregates, or of a task in none.
+
+    Attributes:
+        name: of the group or task.
+        choice: which of its figures counts; None when there is none that is a fraction.
+        value: that figure; None likewise.
+        leaves: names of the single tasks in it.
+        by_size: whether a group's tasks weigh as much as they have items, else all the same.
+    """
+
+    name: str
+    choice: Choice | None
+    value: float | None
+    leaves: tuple[str, ...]
+    by_size: bool = True
+
+    def weights(self, counts: Mapping[str, int]) -> dict[str, float]:
+        """Return the share of one item in the figure, by task, as `lm_eval.api.group.Group.aggregate` has it.
+
+        A group's figure is made of its single tasks' figures, whatever groups lie between.
+
+        Args:
+            counts: items that enter the figure, by task.
+        """
+        there = {name: counts[name] for name in self.leaves if counts.get(name)}
+        if self.by_size:
+            return {name: 1 / sum(there.values()) for name in there}
+        return {name: 1 / (len(there) * count) for name, count in there.items()}
+
+
+def heads(task: "LoadedTask", results: Mapping[str, Any]) -> list[Head]:
+    """Return the outermost groups that are aggregated and the tasks in none.
+
+    Args:
+        task: the entry.
+        results: what ``lm_eval.evaluate`` returned for it; a task of which nothing could be scored may be missing.
+    """
+    figures, better = results["results"], results["higher_is_better"]
+    found = []
+    for name in _outermost(task):
+        own = figures.get(name, {})
+        choice = primary(own, better.get(name, {}))
+        value = float(own[f"{choice.metric},{choice.filter}"]) if choice else None
+        group = task.groups.get(name)
+        if group is None:
+            found.append(Head(name, choice, value, (name,)))
+            continue
+        rules = [rule for rule in group.aggregate_metric_list if choice and rule.metric == choice.metric]
+        leaves = tuple(leaf.task_name for leaf in group.get_all_tasks())
+        found.append(Head(name, choice, value, leaves, all(rule.weight_by_size for rule in rules)))
+    return found
+
+
 def metrics_of(task: "LoadedTask", results: Mapping[str, Any]) -> tuple[dict[str, float], list[float] | None]:
     """Return the metrics of an entry, and what of them enters the mean over tasks.
 
@@ -73,31 +128,30 @@ def metrics_of(task: "LoadedTask", results: Mapping[str, Any]) -> tuple[dict[str
 
     Args:
         task: the entry.
-        results: what ``lm_eval.evaluate`` returned for it.
+        results: as for `heads`.
 
     Returns:
         The second is None when a figure is missing that should be there, and empty for tasks that score running text.
     """
     figures, better = results["results"], results["higher_is_better"]
     metrics: dict[str, float] = {}
-    heads: list[float] | None = []
-    for name in _heads(task):
-        choice = primary(figures[name], better.get(name, {}))
-        if choice is None:
-            word_perplexity = figures[name].get(f"{_PERPLEXITY},{_PLAIN}")
+    counting: list[float] | None = []
+    for head in heads(task, results):
+        if head.choice is None or head.value is None:
+            word_perplexity = figures.get(head.name, {}).get(f"{_PERPLEXITY},{_PLAIN}")
             if isinstance(word_perplexity, float) and isfinite(word_perplexity):
-                metrics[f"fidelity/{metric_name(name)}_perplexity"] = word_perplexity
+                metrics[f"fidelity/{metric_name(head.name)}_perplexity"] = word_perplexity
             else:
-                heads = None
+                counting = None
             continue
-        metrics |= _figures(name, figures[name], choice)
-        if heads is not None:
-            heads.append(figures[name][f"{choice.metric},{choice.filter}"])
+        metrics |= _figures(head.name, figures[head.name], head.choice)
+        if counting is not None:
+            counting.append(head.value)
     for name in task.groups:
         choice = primary(figures[name], better.get(name, {})) if task.groups[name].has_aggregation else None
         if choice is not None:
             metrics |= _figures(name, figures[name], choice)
-    return metrics, heads
+    return metrics, counting
 
 
 def metric_name(task: str) -> str:
@@ -105,8 +159,8 @@ def metric_name(task: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "_.-" else "_" for letter in task)
 
 
-def _heads(task: "LoadedTask") -> Iterator[str]:
-    """The outermost groups that are aggregated, and the tasks in none."""
+def _outermost(task: "LoadedTask") -> Iterator[str]:
+    """Names of the outermost groups that are aggregated, and of the tasks in none."""
 
     def below(name: str) -> Iterator[str]:
         group = task.groups.get(name)
@@ -135,13 +189,13 @@ def _figures(name: str, results: Mapping[str, Any], choice: Choice) -> dict[str,
     return found
 
 
-def mean(heads: Sequence[list[float] | None]) -> float | None:
+def mean(values_of_tasks: Sequence[Sequence[float] | None]) -> float | None:
     """Unweighted mean over the tasks; None unless all have a figure and there is at least one."""
     values: list[float] = []
-    for head in heads:
-        if head is None:
+    for some in values_of_tasks:
+        if some is None:
             return None
-        values += head
+        values += some
     return sum(values) / len(values) if values else None
 
 

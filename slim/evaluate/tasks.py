@@ -8,7 +8,6 @@ import hashlib
 import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ import yaml
 from slim import text
 from slim.config import EvaluateConfig, TaskEntry
 from slim.errors import ConfigError
+from slim.evaluate import lookup, mirror
 from slim.evaluate.builtin import items
 
 BUILTIN_DIR = Path(items.__file__).parent
@@ -104,9 +104,23 @@ def find(name: str) -> TaskFile:
         known = {**harness_tasks(), **known}
         if name in known:
             return known[name]
-    near = get_close_matches(name, known, n=3, cutoff=0.6)
-    hint = f"; near: {', '.join(near)}" if near else f"; built in: {', '.join(sorted(builtin_tasks()))}"
-    raise ConfigError(f"evaluate.tasks: unknown task {name!r}{hint}")
+    near = lookup.near(name, known)
+    hint = f"near: {', '.join(near)}" if near else f"built in: {', '.join(sorted(builtin_tasks()))}"
+    raise ConfigError(f"evaluate.tasks: unknown task {name!r}; {hint}; `python -m entrypoints.tasks` lists all")
+
+
+def listed(pattern: str | None = None) -> list[TaskFile]:
+    """Return the tasks, groups and tags whose names match; see `slim.evaluate.lookup.matching`.
+
+    Raises:
+        ConfigError: none does; the message holds names that look alike.
+    """
+    known = {**harness_tasks(), **builtin_tasks()}
+    found = lookup.matching(pattern, known)
+    if not found:
+        near = lookup.near(pattern or "", known)
+        raise ConfigError(f"no task matches {pattern!r}" + (f"; near: {', '.join(near)}" if near else ""))
+    return found
 
 
 def check_tasks(config: EvaluateConfig) -> None:
@@ -114,7 +128,8 @@ def check_tasks(config: EvaluateConfig) -> None:
 
     Raises:
         ConfigError: an unknown task; a task that two entries contain; examples asked of a task that has none or fixes their number; a task that needs
-            images, sound or the running of generated code; a ``data_dir`` that is no directory; a text that cannot be read.
+            images, sound or the running of generated code; a ``data_dir`` that is no directory; data that is not on this machine
+            while the Hub must not be asked; a text that cannot be read.
     """
     owners: dict[str, str] = {}
     for entry in config.tasks:
@@ -125,10 +140,29 @@ def check_tasks(config: EvaluateConfig) -> None:
             owner = owners.setdefault(leaf, entry.name)
             if owner != entry.name:
                 raise ConfigError(f"evaluate.tasks: {owner!r} and {entry.name!r} both contain {leaf!r}; name only one of them")
-    if config.data_dir is not None and not Path(config.data_dir).is_dir():
-        raise ConfigError(f"evaluate.data_dir: {config.data_dir!r} is not a directory")
+    mirror.check(data_sets(config), _data_dir(config))
     if config.perplexity_text is not None:
         text.load(config.perplexity_text)
+
+
+def data_sets(config: EvaluateConfig) -> dict[str, str]:
+    """Return the Hub ids of the data sets that the tasks' files name, and for each a task that reads it.
+
+    Tasks whose class is Python code may read others; what their files do not name is not known here.
+    """
+    found: dict[str, str] = {}
+    for entry in config.tasks:
+        known = builtin_tasks() if entry.name in builtin_tasks() else harness_tasks()
+        for leaf in sorted(leaves(known[entry.name])):
+            wanted = known[leaf].settings.get("dataset_path")
+            # A Hub id of these days; what has no slash is a kind of file, such as json.
+            if isinstance(wanted, str) and wanted.count("/") == 1 and not Path(wanted).exists():
+                found.setdefault(wanted, leaf)
+    return found
+
+
+def _data_dir(config: EvaluateConfig) -> Path | None:
+    return Path(config.data_dir) if config.data_dir is not None else None
 
 
 def leaves(task: TaskFile) -> frozenset[str]:
@@ -167,9 +201,9 @@ def _check_settings(entry: TaskEntry, settings: Mapping[str, Any]) -> None:
 
 
 def task_digest(config: EvaluateConfig) -> str:
-    """Hash what this package and machine contribute to the questions: built-in tasks that are used, and the text.
+    """Hash what this package and machine contribute to the questions: built-in tasks that are used, local copies of data, the text.
 
-    The harness's own tasks are covered by its version, their data by name.
+    The harness's own tasks are covered by its version, data from the Hub by name.
 
     Raises:
         ConfigError: the text cannot be read.
@@ -181,6 +215,8 @@ def task_digest(config: EvaluateConfig) -> str:
         if task is not None and task.path is not None:
             digest.update(task.path.read_bytes())
             digest.update(items.digest(entry.name).encode())
+    if config.data_dir is not None:
+        digest.update(mirror.fingerprint(data_sets(config), _data_dir(config)).encode())
     if config.perplexity_text is not None:
         digest.update(text.digest(text.load(config.perplexity_text)).encode())
     return digest.hexdigest()[:16]

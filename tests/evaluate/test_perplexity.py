@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from slim.engines import ScoreRequest
 from slim.errors import StageError
+from slim.evaluate import scoring
 from slim.evaluate.perplexity import TextScores, score_text, text_tokens, window_requests
+from slim.records import Progress
 from tests.evaluate.conftest import RecordingEngine
 
 
@@ -65,3 +67,14 @@ def tokenizer_of(directory: Path):
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(directory)
+
+
+def test_progress_is_told_in_tokens_too(engine: RecordingEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(scoring._TOKENS_A_CALL, "cpu", 1)
+    requests = [ScoreRequest((1,) * length, (2,)) for length in (9, 5, 2)]
+    seen: list[Progress] = []
+    scoring.score_in_chunks(engine, requests, 1, "step", seen.append)
+    assert [(p.done, p.total) for p in seen] == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert [p.share for p in seen] == [0, 10 / 19, 16 / 19, 1]
+    assert Progress("step", 1, 4).share == 0.25
+    assert Progress("step", 1, None).share is None

@@ -8,7 +8,7 @@ import pytest
 
 from slim.config import EvaluateConfig, TaskEntry
 from slim.errors import ConfigError
-from slim.evaluate import check_tasks, task_digest, tasks
+from slim.evaluate import check_tasks, lookup, task_digest, tasks
 
 
 def config(*entries: TaskEntry | str, **settings: object) -> EvaluateConfig:
@@ -95,3 +95,40 @@ def test_index_is_the_harnesss_own() -> None:
     }
     ours = {name: (task.kind, task.path, task.members) for name, task in tasks.harness_tasks().items()}
     assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("mmul", "mmlu"),
+        ("MMLU", "mmlu"),
+        ("gms8k", "gsm8k"),
+        ("gsm8", "gsm8k"),
+        ("gsm8k:5", "gsm8k"),
+        ("hellasvag", "hellaswag"),
+        ("HellaSwag", "hellaswag"),
+        ("arc-challenge", "arc_challenge"),
+        ("mmlu_abstract_algbra", "mmlu_abstract_algebra"),
+        ("wikitext2", "wikitext"),
+        ("slim_fakts", "slim_facts"),
+    ],
+)
+def test_the_name_that_was_meant_comes_first(wrong: str, meant: str) -> None:
+    known = {**tasks.harness_tasks(), **tasks.builtin_tasks()}
+    assert lookup.near(wrong, known)[0] == meant
+
+
+def test_a_family_is_told_by_its_own_tasks_before_translations() -> None:
+    known = {**tasks.harness_tasks(), **tasks.builtin_tasks()}
+    assert set(lookup.near("arc", known)[:3]) == {"ai2_arc", "arc_easy", "arc_challenge"}
+    assert lookup.near("qqqqqqqqqqqqqq", known) == []
+
+
+def test_tasks_are_listed_by_pattern() -> None:
+    assert [task.name for task in tasks.listed("slim_")] == ["slim_arithmetic", "slim_completion", "slim_facts"]
+    names = [task.name for task in tasks.listed("MMLU_*_tasks")]
+    assert {"mmlu_stem_tasks", "mmlu_other_tasks"} <= set(names)
+    assert all(name.startswith("mmlu_") and name.endswith("_tasks") for name in names)
+    assert len(tasks.listed()) > 10_000
+    with pytest.raises(ConfigError, match="no task matches 'mmlz'; near: mmlu"):
+        tasks.listed("mmlz")
