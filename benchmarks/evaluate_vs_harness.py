@@ -20,11 +20,13 @@ import importlib.metadata
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +88,7 @@ def report(found: dict[str, Any], targets: dict[str, float]) -> int:
         print(
             f"{name:<12}{len(ours['items']):>7}{theirs['wall_s']:>11.1f}{ours['wall_s']:>9.1f}{ratio:>7.2f}x{answering:>10.2f}x  {text}"
         )
-        target = targets.get(name)
+        target = targets.get(name.partition("_")[0])
         met = met and (target is None or ratio >= target) and (share is None or share >= AGREEMENT)
         figures.append(f"{name} {ratio:.2f}x" + ("" if target is None else f" (target {target:g}x)"))
     print(f"{', '.join(figures)}: {'met' if met else 'missed'}")
@@ -114,7 +116,10 @@ def run(side: str, arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
     command += [part for task in arguments.task for part in ("--task", task)]
     log = out / f"{side}.log"
     with log.open("wb") as stream:
-        status = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
+        status = process.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # an engine in a process of its own would keep the GPU from the other side
     if status != 0:
         sys.exit(f"{side} ended with status {status}:\n" + "\n".join(log.read_text(errors="replace").splitlines()[-15:]))
     found: dict[str, Any] = json.loads((out / f"{side}.json").read_text())
@@ -127,6 +132,7 @@ def answer(arguments: argparse.Namespace, device: str) -> None:
     import lm_eval
 
     from slim.evaluate.loading import load_tasks
+    from slim.evaluate.templates import compiled_once
 
     entries = tuple(entry(task) for task in arguments.task)
     data_dir = Path(arguments.data_dir) if arguments.data_dir else None
@@ -138,7 +144,9 @@ def answer(arguments: argparse.Namespace, device: str) -> None:
     for task in (warmup, *tasks):
         answering.total_s = 0.0
         start = time.perf_counter()
-        results = lm_eval.evaluate(lm, task.task_dict, limit=task.limit, bootstrap_iters=0, log_samples=True)
+        # Putting the questions together is the harness's on both sides; this project does that with its templates compiled once.
+        with compiled_once() if arguments.side == "ours" else nullcontext():
+            results = lm_eval.evaluate(lm, task.task_dict, limit=task.limit, bootstrap_iters=0, log_samples=True)
         wall_s = time.perf_counter() - start
         if task is not warmup:
             items = {f"{name}:{s['doc_id']}": item(s) for name in task.leaves for s in results["samples"][name]}

@@ -127,14 +127,7 @@ def test_a_sweep_fills_the_store_and_is_reused(home: Path, tiny_model: Path) -> 
         check_fidelity(by_name[name])
     assert by_name["gptq-int8@vllm"].metrics["size/bits_per_weight"] < by_name["bf16@vllm"].metrics["size/bits_per_weight"]
 
-    shown = summary.summarize(frame.load(store, outcome.run_id))
-    assert len(shown.rows) == 4
-    assert "flips" in shown.headers
-    assert shown.verdicts is not None
-    assert shown.verdicts.headers == ("configuration", "slim_facts")
-    assert {row[0] for row in shown.verdicts.rows} == {"bnb-nf4@transformers", "gptq-int8@vllm"}
-    assert shown.refused == {}
-    assert all(shown.fronts.values())
+    check_summary(store, outcome.run_id)
 
     stages_seen = Stages()
     plan = api.plan(sweep, address(home))
@@ -181,6 +174,18 @@ def test_a_baseline_that_failed_is_made_up_for(home: Path, tiny_model: Path, mon
     assert run.metrics["fidelity/kl_divergence_nats"] > 0
     _, outcome = api.run(sweep, address(home))
     assert {c.status for c in outcome.configurations} == {"reused"}
+
+
+def check_summary(store: Store, sweep_run: str) -> None:
+    """The table at the end shows all four configurations, and what the quantized ones lost."""
+    shown = summary.summarize(frame.load(store, sweep_run))
+    assert len(shown.rows) == 4
+    assert "flips" in shown.headers
+    assert shown.verdicts is not None
+    assert shown.verdicts.headers == ("configuration", "slim_facts")
+    assert {row[0] for row in shown.verdicts.rows} == {"bnb-nf4@transformers", "gptq-int8@vllm"}
+    assert shown.refused == {}
+    assert all(shown.fronts.values())
 
 
 def check_fidelity(run: StoredRun) -> None:

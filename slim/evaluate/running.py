@@ -22,6 +22,7 @@ from slim.evaluate.parts import SAMPLES_FILE, TOKENS_FILE, Part
 from slim.evaluate.perplexity import score_text
 from slim.evaluate.samples import Row
 from slim.evaluate.scores import Choice, Head
+from slim.evaluate.templates import compiled_once
 from slim.records import Dataset, OnProgress
 
 # Only for the few figures that have no closed form, such as F1.
@@ -41,16 +42,17 @@ def run_task(task: LoadedTask, lm: EngineLM, config: EvaluateConfig) -> Part:
     """
     task.restore_randomness()
     try:
-        results: dict[str, Any] = lm_eval.evaluate(
-            lm,
-            task.task_dict,
-            limit=task.limit,
-            bootstrap_iters=_BOOTSTRAP_ITERATIONS,
-            log_samples=True,
-            system_instruction=config.system_prompt,
-            apply_chat_template=config.apply_chat_template,
-            fewshot_as_multiturn=config.apply_chat_template,
-        )
+        with compiled_once():
+            results: dict[str, Any] = lm_eval.evaluate(
+                lm,
+                task.task_dict,
+                limit=task.limit,
+                bootstrap_iters=_BOOTSTRAP_ITERATIONS,
+                log_samples=True,
+                system_instruction=config.system_prompt,
+                apply_chat_template=config.apply_chat_template,
+                fewshot_as_multiturn=config.apply_chat_template,
+            )
         for name, leaf in task.leaves.items():
             for doc_id, problem in samples.without_gold(leaf, results["samples"][name]).items():
                 lm.unscored.setdefault((name, doc_id), problem)

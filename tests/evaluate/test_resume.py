@@ -19,7 +19,7 @@ from slim import models
 from slim.config import EvaluateConfig, ModelEntry, TaskEntry
 from slim.engines import Completion, Engine, GenerationRequest, Score
 from slim.errors import Reason, StageError
-from slim.evaluate import Evaluation, answers, evaluate
+from slim.evaluate import Evaluation, answers, evaluate, scoring
 from slim.evaluate.answers import KeepingEngine
 from slim.jobs import Job, Spool, StageOrder
 from slim.pieces import Pieces
@@ -69,6 +69,8 @@ class MortalEngine(RecordingEngine):
 @pytest.fixture(autouse=True)
 def keep_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "KEPT_EVERY_S", 0.0)
+    # Several calls a task, so that there is something to be cut off between.
+    monkeypatch.setitem(scoring._TOKENS_A_CALL, "cpu", 400)
 
 
 def attempt(
@@ -154,7 +156,7 @@ def test_it_may_be_cut_off_many_times(whole: Whole, tiny_model: Path, tmp_path: 
         asked += engine.asked
     assert results(found, tmp_path) == whole.results
     assert asked == whole.asked
-    assert found.params["evaluate.resumed_parts"] == 3
+    assert found.params["evaluate.resumed_parts"] >= 2
 
 
 def test_a_group_goes_on_within(tiny_model: Path, tmp_path: Path) -> None:
@@ -173,7 +175,7 @@ def test_a_group_goes_on_within(tiny_model: Path, tmp_path: Path) -> None:
 
 def test_a_part_of_another_format_is_done_again(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(StageError):
-        attempt(MortalEngine(dies_at=4), tiny_model, tmp_path)
+        attempt(MortalEngine(dies_at=6), tiny_model, tmp_path)
     (file,) = tmp_path.glob("pieces/*/part.json")
     file.write_text(json.dumps({**json.loads(file.read_text()), "format": 0}))
     found = attempt(MortalEngine(), tiny_model, tmp_path)
