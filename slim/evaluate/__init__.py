@@ -4,17 +4,20 @@ from slim.evaluate.evaluation import Prepared, evaluate, prepare
 from slim.evaluate.fidelity import Against, had_reference, has_reference
 from slim.evaluate.parts import Evaluation
 from slim.evaluate.reference import REFERENCE_FILE
-from slim.evaluate.tasks import check_tasks, task_digest, versions_that_matter
+from slim.evaluate.tasks import TaskFile, check_tasks, leaves, listed, task_digest, versions_that_matter
 
 __all__ = [
     "REFERENCE_FILE",
     "Against",
     "Evaluation",
     "Prepared",
+    "TaskFile",
     "check_tasks",
     "evaluate",
     "had_reference",
     "has_reference",
+    "leaves",
+    "listed",
     "prepare",
     "task_digest",
     "versions_that_matter",
