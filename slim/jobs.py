@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from slim.pieces import Pieces
-from slim.records import ModelSource, Stage, StageResult
+from slim.records import NOTHING, Against, ModelSource, Stage, StageResult
 
 _PIECES = "pieces"
 _PIECES_KEPT_S = 14 * 24 * 3600.0
@@ -51,9 +51,7 @@ class Job:
         options: its options, as plain values.
         checkpoint: directory to serve; None serves the original weights.
         spool: where results go.
-        reference: file with the distributions that the baseline kept, for ``evaluate``; None where there is none.
-        no_reference: why there is none although the configuration has a baseline.
-        keep_reference: the configuration is a baseline, so its own distributions are kept.
+        against: what ``evaluate`` does about fidelity to the baseline.
     """
 
     source: ModelSource
@@ -64,9 +62,7 @@ class Job:
     engine: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     checkpoint: Path | None = None
-    reference: Path | None = None
-    no_reference: str = ""
-    keep_reference: bool = False
+    against: Against = NOTHING
 
     def write(self, path: Path) -> None:
         """Write the job as JSON."""
@@ -78,7 +74,8 @@ class Job:
         values = json.loads(path.read_text(encoding="utf-8"))
         source = values.pop("source")
         source["path"] = Path(source["path"]) if source["path"] else None
-        checkpoint, reference = values.pop("checkpoint"), values.pop("reference")
+        checkpoint, against = values.pop("checkpoint"), values.pop("against")
+        against["path"] = Path(against["path"]) if against["path"] else None
         return cls(
             **{
                 **values,
@@ -86,7 +83,7 @@ class Job:
                 "spool": Path(values["spool"]),
                 "orders": tuple(StageOrder(**order) for order in values["orders"]),
                 "checkpoint": Path(checkpoint) if checkpoint else None,
-                "reference": Path(reference) if reference else None,
+                "against": Against(**against),
             }
         )
 

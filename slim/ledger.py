@@ -11,10 +11,9 @@ from typing import Any
 
 from slim import aggregate, comparing, models, references
 from slim import checkpoint as checkpoints
-from slim.evaluate import Against
 from slim.jobs import Spool, Spooled
 from slim.plan import Plan, PlannedConfiguration, PlannedStage
-from slim.records import Failure
+from slim.records import Against, Failure
 from slim.store import TAG, Store, StoredRun
 
 

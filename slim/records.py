@@ -111,6 +111,24 @@ class Dataset:
 
 
 @dataclass(frozen=True)
+class Against:
+    """What an evaluation does about its fidelity to a baseline; by default nothing.
+
+    Attributes:
+        keep: keep the distributions for others: this is a baseline.
+        path: file that the baseline kept; None where there is none.
+        missing: why there is none although the configuration has a baseline.
+    """
+
+    keep: bool = False
+    path: Path | None = None
+    missing: str = ""
+
+
+NOTHING = Against()
+
+
+@dataclass(frozen=True)
 class Failure:
     """Why a stage gave no result.
 

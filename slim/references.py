@@ -4,10 +4,10 @@ from pathlib import Path
 
 from slim import models
 from slim.errors import StoreError
-from slim.evaluate import REFERENCE_FILE, Against, has_reference
+from slim.evaluate import REFERENCE_FILE, has_reference
 from slim.jobs import Spool
 from slim.plan import PlannedConfiguration
-from slim.records import Failure
+from slim.records import Against, Failure
 from slim.store import Store
 
 

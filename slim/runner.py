@@ -8,11 +8,10 @@ from slim import models, quantize
 from slim.config import SweepConfig
 from slim.cooling import Cooling
 from slim.errors import Reason, StageError, UserError
-from slim.evaluate import Against
 from slim.executor import LocalExecutor, Outcome
 from slim.jobs import Job, Spool, Spooled, StageOrder
 from slim.plan import PlannedConfiguration, PlannedStage
-from slim.records import Progress
+from slim.records import Against, Progress
 
 OnStageProgress = Callable[[str, str, Progress], None]
 
@@ -90,9 +89,7 @@ class Runner:
             engine=planned.engine,
             options=dict(planned.options),
             checkpoint=checkpoint,
-            reference=against.path,
-            no_reference=against.missing,
-            keep_reference=against.keep,
+            against=against,
         )
         return self._finished(self._launch(planned, job, self._config.interpreters.measure))
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from slim import checkpoint as checkpoints
 from slim import models, references
 from slim.errors import Reason, StageError
-from slim.evaluate import Against
 from slim.jobs import Spool, Spooled
 from slim.ledger import flat, identity
 from slim.plan import Plan, PlannedConfiguration, PlannedStage
-from slim.records import Failure, Progress, Stage
+from slim.records import NOTHING, Failure, Progress, Stage
 from slim.runner import Runner
 from slim.store import Store, StoredRun
 from slim.sweep import Event, EventKind, OnEvent, alone
@@ -92,7 +91,7 @@ def run_stage(
                 checkpoint = store.checkpoint_path(made, models.home() / "checkpoints") if made else None
                 if checkpoint is not None:
                     checkpoints.load(checkpoint, verify=True)
-                against = references.find(planned, store, spool) if stage == "evaluate" else Against()
+                against = references.find(planned, store, spool) if stage == "evaluate" else NOTHING
                 waiting = runner.measure(planned, [wanted], checkpoint, against)[0]
         run = log(wanted, waiting, join)
     return StageOutcome(run, reused=False, failure=waiting.result.failure)

@@ -10,11 +10,10 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from slim.errors import Reason, StageError, StoreError, UserError
-from slim.evaluate import Against
 from slim.jobs import Spool
 from slim.ledger import Entry, Ledger
 from slim.plan import Plan
-from slim.records import Failure, Progress
+from slim.records import NOTHING, Failure, Progress
 from slim.runner import Runner
 from slim.store import TAG, Store
 from slim.timeleft import StepLeft, TimeLeft
@@ -285,7 +284,7 @@ class SweepRun:
         measuring = [s for s in todo if s.stage != "quantize"]
         if measuring and not entry.failure:
             evaluates = any(s.stage == "evaluate" for s in measuring)
-            against = self._ledger.reference(entry) if evaluates else Against()
+            against = self._ledger.reference(entry) if evaluates else NOTHING
             results = self._runner.measure(entry.planned, measuring, self._ledger.checkpoint(entry), against)
             self._keep(entry, list(zip(measuring, results, strict=True)))
 

@@ -189,7 +189,7 @@ def prepare_evaluate(work: Work, order: StageOrder) -> None:
 
 def run_evaluate(work: Work, order: StageOrder, draft: Draft) -> StageResult:
     """Measure accuracy."""
-    from slim.evaluate import Against, evaluate
+    from slim.evaluate import evaluate
 
     engine, served = work.opened()
     pieces = Spool(work.job.spool).pieces(order.key)
@@ -200,7 +200,7 @@ def run_evaluate(work: Work, order: StageOrder, draft: Draft) -> StageResult:
         EvaluateConfig.model_validate(order.config, strict=False),
         draft.artifacts,
         seed=work.job.seed,
-        against=Against(keep=work.job.keep_reference, path=work.job.reference, missing=work.job.no_reference),
+        against=work.job.against,
         trust_remote_code=work.job.source.trust_remote_code,
         pieces=pieces,
         prepared=work.prepared,

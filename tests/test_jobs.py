@@ -6,7 +6,7 @@ import pytest
 
 from slim.errors import Reason
 from slim.jobs import Job, Spool, StageOrder
-from slim.records import Dataset, Failure, ModelSource, StageResult
+from slim.records import Against, Dataset, Failure, ModelSource, StageResult
 
 SOURCE = ModelSource("org/model", "hub", "abc", "hub:abc", "model", None)
 RESULT = StageResult(
@@ -33,9 +33,7 @@ def test_a_job_is_read_as_written(tmp_path: Path, path: Path | None) -> None:
         "vllm",
         {"a": 1},
         checkpoint=path,
-        reference=path,
-        no_reference="gone",
-        keep_reference=True,
+        against=Against(keep=True, path=path, missing="gone"),
     )
     job.write(tmp_path / "job.json")
     assert Job.read(tmp_path / "job.json") == job

@@ -10,10 +10,10 @@ from slim import plan as planning
 from slim import references
 from slim.config import SweepConfig
 from slim.errors import Reason, StoreError
-from slim.evaluate import REFERENCE_FILE, Against
+from slim.evaluate import REFERENCE_FILE
 from slim.jobs import Spool
 from slim.plan import Plan, PlannedConfiguration
-from slim.records import Failure, StageResult
+from slim.records import Against, Failure, StageResult
 from slim.store import TAG, Store
 
 EVALUATE: dict[str, Any] = {"tasks": ["slim_facts"]}

@@ -9,10 +9,9 @@ import pytest
 from slim import models, quantize
 from slim.config import SweepConfig
 from slim.errors import ConfigError, StageError
-from slim.evaluate import Against
 from slim.executor import Outcome
 from slim.jobs import Spool, Spooled
-from slim.records import StageResult
+from slim.records import Against, StageResult
 from slim.runner import Runner
 
 PLANNED: Any = SimpleNamespace(

@@ -149,30 +149,29 @@ class VllmEngine:
         """See `slim.engines.base.Engine`; the engine batches by itself, so ``batch_size`` is not used."""
         check_scores(requests, batch_size, self._info)
         limit = self._info.max_model_len
-        jobs = [job for i, request in enumerate(requests) for job in vllm_requests.scoring_jobs(i, request, limit)]
         answers: dict[tuple[int, int], Score] = {}
-        while jobs:
-            again: list[vllm_requests.ScoringJob] = []
-
-            def finished(
-                running: _Running,
-                output: Any,
-                asked: Sequence[vllm_requests.ScoringJob] = jobs,
-                again: list[vllm_requests.ScoringJob] = again,
-            ) -> None:
-                job = asked[running.index]
-                # A request that was thrown out of the cache finds its own blocks there when it comes back.
-                scores = None if job.read_cache and running.preemptions else job.answers(output)
-                if scores is not None:
-                    answers.update(zip(((job.owner, place) for place in job.places), scores, strict=True))
-                elif job.read_cache:
-                    again.append(job.without_cache())
-                else:
-                    raise StageError(Reason.ENGINE_CRASH, "vLLM left out log-probabilities that it was asked for")
-
-            self._run([(job.prompt, job.params) for job in jobs], self._info.max_concurrency or 1, finished)
-            jobs = again
+        jobs = [job for i, request in enumerate(requests) for job in vllm_requests.scoring_jobs(i, request, limit)]
+        if self._score([job.without_cache() for job in self._score(jobs, answers)], answers):
+            raise StageError(Reason.ENGINE_CRASH, "vLLM left out log-probabilities that it was asked for")
         return [tuple(answers[i, place] for place in range(len(r.continuations))) for i, r in enumerate(requests)]
+
+    def _score(
+        self, jobs: list[vllm_requests.ScoringJob], answers: dict[tuple[int, int], Score]
+    ) -> list[vllm_requests.ScoringJob]:
+        """Run jobs, put their scores into ``answers``, and return those that have to be run again without the cache."""
+        again: list[vllm_requests.ScoringJob] = []
+
+        def finished(running: _Running, output: Any) -> None:
+            job = jobs[running.index]
+            # A request that was thrown out of the cache finds its own blocks there when it comes back.
+            scores = None if job.read_cache and running.preemptions else job.answers(output)
+            if scores is None:
+                again.append(job)
+            else:
+                answers.update(zip(((job.owner, place) for place in job.places), scores, strict=True))
+
+        self._run([(job.prompt, job.params) for job in jobs], self._info.max_concurrency or 1, finished)
+        return again
 
     def logits(self, tokens: tuple[int, ...]) -> "npt.NDArray[np.float32]":
         """See `slim.engines.base.Engine`; not for a model that is spread over several GPUs."""

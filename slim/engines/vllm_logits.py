@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from vllm import SamplingParams
-from vllm.sampling_params import RequestOutputKind
 
+from slim.engines.vllm_requests import logprob_params
 from slim.errors import Reason, StageError
 
 _TOLERANCE_NATS = 1e-3
@@ -22,15 +21,7 @@ _TOLERANCE_NATS = 1e-3
 
 def params(last: int) -> Any:
     """Return the sampling parameters for a prompt that ``last`` follows."""
-    return SamplingParams(
-        temperature=0,
-        max_tokens=1,
-        detokenize=False,
-        flat_logprobs=True,
-        prompt_logprobs=0,
-        logprob_token_ids=[last],
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )
+    return logprob_params(in_prompt=0, candidates=[last], read_cache=False)
 
 
 @contextmanager

@@ -34,6 +34,26 @@ def generation_params(request: GenerationRequest) -> Any:
     )
 
 
+def logprob_params(*, in_prompt: int | None, candidates: list[int] | None, read_cache: bool) -> Any:
+    """Return the sampling parameters of a request that is made for its log-probabilities.
+
+    Args:
+        in_prompt: most likely tokens beside each of the prompt's own; None for no log-probabilities of the prompt.
+        candidates: tokens that are scored at the place after the prompt; None for none.
+        read_cache: whether the prefix cache may be read.
+    """
+    return SamplingParams(
+        temperature=0,
+        max_tokens=1,
+        detokenize=False,
+        flat_logprobs=True,
+        prompt_logprobs=in_prompt,
+        logprob_token_ids=candidates,
+        skip_reading_prefix_cache=not read_cache,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
 @dataclass(frozen=True)
 class ScoringJob:
     """A request to vLLM that scores continuations of one context.
@@ -63,16 +83,10 @@ class ScoringJob:
     @property
     def params(self) -> Any:
         """Sampling parameters."""
-        single = len(self.continuations[0]) == 1
-        return SamplingParams(
-            temperature=0,
-            max_tokens=1,
-            detokenize=False,
-            flat_logprobs=True,
-            prompt_logprobs=None if single else 1,
-            logprob_token_ids=sorted({c[-1] for c in self.continuations}) if self._last_apart else None,
-            skip_reading_prefix_cache=not self.read_cache,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+        return logprob_params(
+            in_prompt=None if len(self.continuations[0]) == 1 else 1,
+            candidates=sorted({c[-1] for c in self.continuations}) if self._last_apart else None,
+            read_cache=self.read_cache,
         )
 
     @property
@@ -84,15 +98,15 @@ class ScoringJob:
     def answers(self, output: Any) -> list[Score] | None:
         """Return the scores that stand in vLLM's tables; None when some were not computed because of the cache.
 
-        Each row of the tables holds the token that was asked for and the most likely one (in the prompt the best of one, at the generated place the one that was generated). Ranks are not used: vLLM counts a
-        tie against both tokens.
+        Each row of the tables holds the token that was asked for and the most likely one (in the prompt the best of one,
+        at the generated place the one that was generated). Ranks are not used: vLLM counts a tie against both tokens.
         """
         prompt, generated = output.prompt_logprobs, output.outputs[0].logprobs
         in_prompt = range(0)
         if prompt is not None:
             # Some versions leave the rows of cached tokens out, some leave in them whatever was in memory there.
-            left_out = len(self.prompt) - len(prompt.start_indices)
-            in_prompt = range(len(self.context) - left_out, len(self.prompt) - left_out)
+            left_out = len(output.prompt_token_ids) - len(prompt.start_indices)
+            in_prompt = range(len(self.context) - left_out, len(prompt.start_indices))
             if in_prompt.start < 1 or (output.num_cached_tokens or 0) >= len(self.context):
                 return None
         scores = []

@@ -13,12 +13,12 @@ from slim.engines import Engine
 from slim.errors import Reason, StageError
 from slim.evaluate import fidelity
 from slim.evaluate.answers import KeepingEngine
-from slim.evaluate.fidelity import NOTHING, Against, Fidelity
+from slim.evaluate.fidelity import Fidelity
 from slim.evaluate.parts import Evaluation, Part, combine
 from slim.evaluate.scores import metric_name
 from slim.evaluate.tasks import check_tasks
 from slim.pieces import Pieces
-from slim.records import OnProgress, Progress, ignore_progress
+from slim.records import NOTHING, Against, OnProgress, Progress, ignore_progress
 
 if TYPE_CHECKING:
     from slim.evaluate.loading import LoadedTask

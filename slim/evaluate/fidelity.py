@@ -4,7 +4,7 @@ Baseline and configuration are never loaded at once. The baseline's evaluation l
 (`slim.evaluate.reference`); a configuration's reads them and compares its own (`slim.evaluate.divergence`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from slim.engines import Engine
 from slim.errors import Reason, StageError
 from slim.evaluate import divergence, reference
 from slim.evaluate.divergence import Divergence
-from slim.evaluate.perplexity import WINDOW_TOKENS, text_tokens
-from slim.evaluate.reference import REFERENCE_FILE, Passage, Reference
-from slim.records import OnProgress, Progress, ignore_progress
+from slim.evaluate.passage import Passage, text_tokens
+from slim.evaluate.reference import REFERENCE_FILE, Reference
+from slim.records import Against, OnProgress, Progress, ignore_progress
 from slim.tables import write_parquet
 
 FIDELITY_FILE = "fidelity_tokens.parquet"
@@ -32,24 +32,6 @@ _COMPARED_PARAM = "evaluate.fidelity_reference"
 BLOCKS = 20
 BLOCK_TOKENS = 32
 """An interval needs blocks of at least so many tokens; `block_interval` has the reason."""
-
-
-@dataclass(frozen=True)
-class Against:
-    """What an evaluation does about fidelity; by default nothing.
-
-    Attributes:
-        keep: keep the distributions for others: this is a baseline.
-        path: file of the baseline; None where there is none.
-        missing: why there is none although the configuration has a baseline.
-    """
-
-    keep: bool = False
-    path: Path | None = None
-    missing: str = ""
-
-
-NOTHING = Against()
 
 
 @dataclass(frozen=True)
@@ -98,7 +80,7 @@ def measure(
     try:
         if against.keep or against.path is not None:
             prefix, tokens = text_tokens(tokenizer, text, config.fidelity_tokens)
-            passage = Passage(tokens, prefix, min(WINDOW_TOKENS, engine.info.max_model_len - 1 - len(prefix)))
+            passage = Passage.of(tokens, prefix, engine.info.max_model_len)
         if against.keep:
             return _keep(engine, passage, out / REFERENCE_FILE, config.fidelity_max_mib * _MIB, on_progress)
         if against.path is not None:
@@ -118,11 +100,7 @@ def _keep(engine: Engine, passage: Passage, path: Path, budget_bytes: int, on_pr
     vocab_size = engine.info.vocab_size
     # As many as there are at 2 bytes a logit; how many bytes they take is known when all of them are there.
     count = max(1, reference.kept_tokens(passage.positions, vocab_size, 2, budget_bytes))
-    parts = []
-    on_progress(Progress("fidelity", 0, passage.positions, "tokens"))
-    for sequence, part in passage.windows():
-        parts.append(divergence.keep(_logits(engine, sequence, passage), count))
-        on_progress(Progress("fidelity", part.stop, passage.positions, "tokens"))
+    parts = [divergence.keep(logits, count) for _, logits in _windows(engine, passage, on_progress)]
     kept = reference.fit(divergence.joined(parts), vocab_size, budget_bytes)
     reference.write(path, passage, kept, vocab_size)
     return Fidelity(params=_params(passage, kept.count, vocab_size))
@@ -131,24 +109,23 @@ def _keep(engine: Engine, passage: Passage, path: Path, budget_bytes: int, on_pr
 def _compare(engine: Engine, passage: Passage, baseline: Reference, path: Path, on_progress: OnProgress) -> Fidelity:
     """Compare with the baseline and write the tokens' table."""
     _check_same(passage, engine.info.vocab_size, baseline)
-    parts = []
-    on_progress(Progress("fidelity", 0, passage.positions, "tokens"))
-    for sequence, part in passage.windows():
-        parts.append(divergence.compare(baseline.rows(part), _logits(engine, sequence, passage)))
-        on_progress(Progress("fidelity", part.stop, passage.positions, "tokens"))
-    found = divergence.joined_divergences(parts)
+    windows = _windows(engine, passage, on_progress)
+    found = divergence.joined_divergences([divergence.compare(baseline.rows(part), logits) for part, logits in windows])
     write_parquet(path, rows(passage, found))
     metrics, notes = summarize(found)
     return Fidelity(metrics, _params(passage, baseline.kept_tokens, baseline.vocab_size), notes)
 
 
-def _logits(engine: Engine, sequence: tuple[int, ...], passage: Passage) -> NDArray[np.float32]:
-    """The engine's rows for the tokens of a window."""
-    logits = engine.logits(sequence)
-    wanted = (len(sequence) - 1, engine.info.vocab_size)
-    if logits.shape != wanted:
-        raise StageError(Reason.EVALUATION, f"the engine gave logits of shape {logits.shape}, not {wanted}")
-    return logits[len(passage.prefix) :]
+def _windows(engine: Engine, passage: Passage, on_progress: OnProgress) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Which positions each window has, and the engine's rows for them; a window counts as done when the next is asked for."""
+    on_progress(Progress("fidelity", 0, passage.positions, "tokens"))
+    for sequence, part in passage.windows():
+        logits = engine.logits(sequence)
+        wanted = (len(sequence) - 1, engine.info.vocab_size)
+        if logits.shape != wanted:
+            raise StageError(Reason.EVALUATION, f"the engine gave logits of shape {logits.shape}, not {wanted}")
+        yield part, logits[len(passage.prefix) :]
+        on_progress(Progress("fidelity", part.stop, passage.positions, "tokens"))
 
 
 def _check_same(passage: Passage, vocab_size: int, baseline: Reference) -> None:

@@ -1,16 +1,14 @@
 """Perplexity of a running text, token by token, in windows that do not overlap."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import exp, fsum, isfinite
 from typing import Any
 
 from slim.engines import Engine, ScoreRequest
-from slim.errors import Reason, StageError
+from slim.evaluate.passage import Passage, text_tokens
 from slim.evaluate.scoring import score_in_chunks
 from slim.records import OnProgress, ignore_progress
-
-WINDOW_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -42,40 +40,10 @@ class TextScores:
             yield {"position": place, "token": self.tokens[place], "logprob": logprob}
 
 
-def text_tokens(tokenizer: Any, text: str, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return what precedes a window and the text's first ``count`` tokens.
-
-    What precedes is the beginning-of-sequence token where the tokenizer adds one by itself, else nothing: a model that
-    was always trained with one does badly without it.
-
-    Raises:
-        StageError: fewer than two tokens, so none that could be scored.
-    """
-    # A token covers at least one character of the text, most of them several: this much text is enough, and the end
-    # of what is cut off cannot change the tokens that are kept.
-    tokens = tuple(tokenizer.encode(text[: 16 * count + 1024], add_special_tokens=False)[:count])
-    if len(tokens) < 2:
-        raise StageError(Reason.DATA_UNAVAILABLE, f"the text for perplexity has {len(tokens)} tokens; at least 2 are needed")
-    bos = tokenizer.bos_token_id
-    with_special = tokenizer.encode("a")
-    return ((bos,) if bos is not None and with_special[:1] == [bos] else ()), tokens
-
-
-def window_requests(tokens: Sequence[int], prefix: Sequence[int], max_len: int) -> tuple[list[ScoreRequest], int]:
-    """Cut a text into requests that score every token but the first once; also return the window's length.
-
-    Each window reads the token before it, so that its first token has something to be predicted from.
-
-    Args:
-        tokens: the text.
-        prefix: tokens in front of each window.
-        max_len: tokens a sequence may have.
-    """
-    window = min(WINDOW_TOKENS, max_len - 1 - len(prefix))
-    requests = []
-    for start in range(1, len(tokens), window):
-        requests.append(ScoreRequest((*prefix, tokens[start - 1]), (tuple(tokens[start : start + window]),)))
-    return requests, window
+def window_requests(passage: Passage) -> list[ScoreRequest]:
+    """Return requests that score every token of the passage but the first once, a request a window."""
+    head = len(passage.prefix) + 1
+    return [ScoreRequest(sequence[:head], (sequence[head:],)) for sequence, _ in passage.windows()]
 
 
 def score_text(
@@ -87,6 +55,6 @@ def score_text(
         StageError: too short a text, or what the engine raises.
     """
     prefix, tokens = text_tokens(tokenizer, text, count)
-    requests, window = window_requests(tokens, prefix, engine.info.max_model_len)
-    scores = score_in_chunks(engine, requests, batch_size, "perplexity", on_progress)
-    return TextScores(tokens, tuple(value for (score,) in scores for value in score.logprobs), window, bool(prefix))
+    passage = Passage.of(tokens, prefix, engine.info.max_model_len)
+    scores = score_in_chunks(engine, window_requests(passage), batch_size, "perplexity", on_progress)
+    return TextScores(tokens, tuple(value for (score,) in scores for value in score.logprobs), passage.window, bool(prefix))

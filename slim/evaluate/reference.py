@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from slim.errors import Reason, StageError
 from slim.evaluate.divergence import Kept, Selection
+from slim.evaluate.passage import Passage
 
 REFERENCE_FILE = "reference_logits.safetensors"
 SCHEMA = 1
@@ -24,35 +25,6 @@ Encoding = Literal["bfloat16", "float16", "float32"]
 _HEADER_BYTES = 4096
 """Names, types and metadata; about a fifth of it is used."""
 _ROW_BYTES, _SELECTION_BYTES, _ID_BYTES = 8, 16, 4
-
-
-@dataclass(frozen=True)
-class Passage:
-    """The tokens over which distributions are compared.
-
-    Attributes:
-        tokens: of the text; all but the first are predicted.
-        prefix: tokens in front of each window.
-        window: tokens predicted a window.
-    """
-
-    tokens: tuple[int, ...]
-    prefix: tuple[int, ...]
-    window: int
-
-    @property
-    def positions(self) -> int:
-        """Tokens that are predicted."""
-        return len(self.tokens) - 1
-
-    def windows(self) -> Iterator[tuple[tuple[int, ...], slice]]:
-        """Each window's sequence, and which of the positions its last tokens have.
-
-        As for perplexity, a window reads the token before it, so that its first token has something to be predicted from.
-        """
-        for start in range(1, len(self.tokens), self.window):
-            end = min(start + self.window, len(self.tokens))
-            yield (*self.prefix, *self.tokens[start - 1 : end]), slice(start - 1, end - 1)
 
 
 @dataclass(frozen=True)

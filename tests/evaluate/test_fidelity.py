@@ -13,10 +13,11 @@ from scipy.stats import t
 
 from slim.config import EvaluateConfig, TaskEntry
 from slim.errors import Reason, StageError
-from slim.evaluate import Against, evaluate, had_reference, has_reference
+from slim.evaluate import evaluate, had_reference, has_reference
 from slim.evaluate.divergence import Divergence
 from slim.evaluate.fidelity import FIDELITY_FILE, Fidelity, block_interval, measure, summarize
 from slim.evaluate.reference import REFERENCE_FILE, opened
+from slim.records import Against
 from tests.evaluate.conftest import RecordingEngine
 from tests.tiny import VOCAB_SIZE
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from slim.engines import ScoreRequest
 from slim.errors import StageError
 from slim.evaluate import scoring
-from slim.evaluate.perplexity import TextScores, score_text, text_tokens, window_requests
+from slim.evaluate.passage import Passage, text_tokens
+from slim.evaluate.perplexity import TextScores, score_text, window_requests
 from slim.records import Progress
 from tests.evaluate.conftest import RecordingEngine
 
@@ -21,7 +22,8 @@ from tests.evaluate.conftest import RecordingEngine
     max_len=st.integers(4, 80),
 )
 def test_windows_score_every_token_but_the_first_once(tokens: list[int], prefix: tuple[int, ...], max_len: int) -> None:
-    requests, window = window_requests(tokens, prefix, max_len)
+    passage = Passage.of(tuple(tokens), prefix, max_len)
+    requests, window = window_requests(passage), passage.window
     assert [token for request in requests for token in request.continuations[0]] == tokens[1:]
     place = 0
     for request in requests:

@@ -12,8 +12,9 @@ from safetensors.numpy import save_file
 
 from slim.errors import StageError
 from slim.evaluate.divergence import keep
+from slim.evaluate.passage import Passage
 from slim.evaluate.perplexity import window_requests
-from slim.evaluate.reference import Passage, decode, encode, fit, kept_tokens, opened, write
+from slim.evaluate.reference import decode, encode, fit, kept_tokens, opened, write
 
 HALF = st.floats(width=16, allow_nan=False)
 SINGLE = st.floats(width=32, allow_nan=False)
@@ -109,9 +110,10 @@ def test_no_room_at_all_is_refused() -> None:
 @given(st.integers(2, 60), st.sampled_from([(), (7,)]), st.integers(3, 20))
 def test_windows_are_those_of_perplexity(count: int, prefix: tuple[int, ...], max_len: int) -> None:
     tokens = tuple(range(100, 100 + count))
-    requests, window = window_requests(tokens, prefix, max_len)
+    passage = Passage.of(tokens, prefix, max_len)
+    requests = window_requests(passage)
     places = []
-    windows = list(Passage(tokens, prefix, window).windows())
+    windows = list(passage.windows())
     assert len(windows) == len(requests)
     for sequence, part in windows:
         assert len(sequence) <= max_len
