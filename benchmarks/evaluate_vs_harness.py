@@ -5,7 +5,8 @@
 Each side runs in a process of its own, opens the same checkpoint with the same engine settings, warms up on a built-in task
 and answers the same items through ``lm_eval.evaluate``; only the language model differs. Timed is that call as a whole, and
 of it the part in which the language model answers. The peer is lm-evaluation-harness's ``vllm`` backend for vLLM, its ``hf``
-backend for transformers, at the same batch size. On log-likelihood tasks the chosen answers are compared item by item; on
+backend for transformers, at the same batch size. The peer's engine runs in the process that asks, as ours does; on a GPU
+``--peer-process own`` gives it a process of its own, vLLM's default. On log-likelihood tasks the chosen answers are compared item by item; on
 generated ones the texts and the extracted answers.
 
 A task is ``NAME[:few-shot examples[:items a task]]``. ``--model random-3b`` makes weights of random numbers in the shape of
@@ -56,6 +57,12 @@ def main() -> int:
     parser.add_argument("--task", action="append", help="NAME[:few-shot examples[:items a task]]; may be repeated")
     parser.add_argument("--batch-size", type=int, default=16, help="sequences a forward pass, transformers only")
     parser.add_argument("--max-model-len", type=int, default=4096)
+    parser.add_argument(
+        "--peer-process",
+        choices=("same", "own"),
+        default="same",
+        help="where the peer's vLLM engine runs on a GPU: in the process that asks, as ours does, or in one of its own, as is vLLM's default",
+    )
     parser.add_argument("--out", type=Path, help="directory for both sides' answers; none are kept otherwise")
     parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -111,7 +118,7 @@ def run(side: str, arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
     """Run one side in a process of its own and return what it found."""
     command = [sys.executable, "-m", "benchmarks.evaluate_vs_harness", "--side", side, "--engine", arguments.engine]
     command += ["--model", arguments.model, "--batch-size", str(arguments.batch_size), "--out", str(out)]
-    command += ["--max-model-len", str(arguments.max_model_len)]
+    command += ["--max-model-len", str(arguments.max_model_len), "--peer-process", arguments.peer_process]
     command += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
     command += [part for task in arguments.task for part in ("--task", task)]
     log = out / f"{side}.log"
@@ -143,6 +150,8 @@ def answer(arguments: argparse.Namespace, device: str) -> None:
     found: dict[str, Any] = {}
     for task in (warmup, *tasks):
         answering.total_s = 0.0
+        if arguments.side == "ours":
+            lm.likelihoods_only = task.likelihoods_only
         start = time.perf_counter()
         # Putting the questions together is the harness's on both sides; this project does that with its templates compiled once.
         with compiled_once() if arguments.side == "ours" else nullcontext():
@@ -183,8 +192,8 @@ def prepare(arguments: argparse.Namespace, device: str) -> None:
     """Settings that have to stand before packages are imported."""
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
-    if device == "cpu":
-        # A second process takes the cores from the engine here; on a GPU the peer has vLLM's default.
+    if arguments.peer_process == "same" or device == "cpu":
+        # On a CPU a second process would take the cores from the engine.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
 

@@ -133,10 +133,12 @@ class ScoreRequest:
         context: token ids, at least one.
         continuations: at least one, each of at least one token id; the context with any of them is at most
             ``max_model_len`` tokens.
+        greedy: whether it is wanted that the scores say what was most likely; vLLM does less where it is not.
     """
 
     context: tuple[int, ...]
     continuations: tuple[tuple[int, ...], ...]
+    greedy: bool = True
 
     @property
     def longest(self) -> int:
@@ -150,11 +152,12 @@ class Score:
 
     Attributes:
         logprobs: natural log-probability of each of its tokens.
-        greedy: whether each was the most likely token at its place, or as likely as that one.
+        greedy: whether each was the most likely token at its place, or as likely as that one; may be None where the
+            request did not want it.
     """
 
     logprobs: tuple[float, ...]
-    greedy: tuple[bool, ...]
+    greedy: tuple[bool, ...] | None
 
 
 class Engine(Protocol):

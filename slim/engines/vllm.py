@@ -170,7 +170,8 @@ class VllmEngine:
             else:
                 answers.update(zip(((job.owner, place) for place in job.places), scores, strict=True))
 
-        self._run([(job.prompt, job.params) for job in jobs], self._info.max_concurrency or 1, finished)
+        # More than run at once, so that a step that ends with many requests is followed by a full one.
+        self._run([(job.prompt, job.params) for job in jobs], 2 * (self._info.max_concurrency or 1), finished)
         return again
 
     def logits(self, tokens: tuple[int, ...]) -> "npt.NDArray[np.float32]":

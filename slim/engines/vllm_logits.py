@@ -21,7 +21,7 @@ _TOLERANCE_NATS = 1e-3
 
 def params(last: int) -> Any:
     """Return the sampling parameters for a prompt that ``last`` follows."""
-    return logprob_params(in_prompt=0, candidates=[last], read_cache=False)
+    return logprob_params(in_prompt=0, candidates=(last,), read_cache=False)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ read it, and what it found in the cache beyond the context is asked for again.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from vllm import SamplingParams
@@ -34,12 +35,13 @@ def generation_params(request: GenerationRequest) -> Any:
     )
 
 
-def logprob_params(*, in_prompt: int | None, candidates: list[int] | None, read_cache: bool) -> Any:
+@lru_cache(maxsize=4096)
+def logprob_params(*, in_prompt: int | None, candidates: tuple[int, ...], read_cache: bool) -> Any:
     """Return the sampling parameters of a request that is made for its log-probabilities.
 
     Args:
         in_prompt: most likely tokens beside each of the prompt's own; None for no log-probabilities of the prompt.
-        candidates: tokens that are scored at the place after the prompt; None for none.
+        candidates: tokens that are scored at the place after the prompt.
         read_cache: whether the prefix cache may be read.
     """
     return SamplingParams(
@@ -48,9 +50,11 @@ def logprob_params(*, in_prompt: int | None, candidates: list[int] | None, read_
         detokenize=False,
         flat_logprobs=True,
         prompt_logprobs=in_prompt,
-        logprob_token_ids=candidates,
+        logprob_token_ids=list(candidates) or None,
         skip_reading_prefix_cache=not read_cache,
         output_kind=RequestOutputKind.FINAL_ONLY,
+        # Without it, vLLM copies them deeply for each request, which changes nothing in them but what is always the same.
+        skip_clone=True,
     )
 
 
@@ -63,6 +67,7 @@ class ScoringJob:
         places: which of its continuations.
         context: tokens.
         continuations: those that are scored: one, or several of a single token each.
+        greedy: whether what is most likely is wanted.
         read_cache: whether the prefix cache may be read.
         max_model_len: of the engine.
     """
@@ -71,6 +76,7 @@ class ScoringJob:
     places: tuple[int, ...]
     context: tuple[int, ...]
     continuations: tuple[tuple[int, ...], ...]
+    greedy: bool
     read_cache: bool
     max_model_len: int
 
@@ -84,8 +90,8 @@ class ScoringJob:
     def params(self) -> Any:
         """Sampling parameters."""
         return logprob_params(
-            in_prompt=None if len(self.continuations[0]) == 1 else 1,
-            candidates=sorted({c[-1] for c in self.continuations}) if self._last_apart else None,
+            in_prompt=None if len(self.continuations[0]) == 1 else int(self.greedy),
+            candidates=tuple(sorted({c[-1] for c in self.continuations})) if self._last_apart else (),
             read_cache=self.read_cache,
         )
 
@@ -98,8 +104,9 @@ class ScoringJob:
     def answers(self, output: Any) -> list[Score] | None:
         """Return the scores that stand in vLLM's tables; None when some were not computed because of the cache.
 
-        Each row of the tables holds the token that was asked for and the most likely one (in the prompt the best of one,
-        at the generated place the one that was generated). Ranks are not used: vLLM counts a tie against both tokens.
+        Each row of the tables holds the token that was asked for and, where that is wanted, the most likely one (in the
+        prompt the best of one, at the generated place the one that was generated). Ranks are not used: vLLM counts a tie
+        against both tokens.
         """
         prompt, generated = output.prompt_logprobs, output.outputs[0].logprobs
         in_prompt = range(0)
@@ -119,7 +126,7 @@ class ScoringJob:
                 own = values[tokens.index(token)]
                 logprobs.append(own)
                 greedy.append(own >= max(values))
-            scores.append(Score(tuple(logprobs), tuple(greedy)))
+            scores.append(Score(tuple(logprobs), tuple(greedy) if self.greedy else None))
         return scores
 
     def without_cache(self) -> "ScoringJob":
@@ -134,7 +141,7 @@ def scoring_jobs(owner: int, request: ScoreRequest, max_model_len: int) -> Itera
     groups += [(place,) for place, c in enumerate(request.continuations) if len(c) > 1]
     for places in groups:
         continuations = tuple(request.continuations[place] for place in places)
-        yield ScoringJob(owner, places, request.context, continuations, True, max_model_len)
+        yield ScoringJob(owner, places, request.context, continuations, request.greedy, True, max_model_len)
 
 
 def _row(table: Any, row: int) -> tuple[list[int], list[float]]:

@@ -5,7 +5,7 @@ Imports the harness at its top, so import it only where something is evaluated.
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         unscored: items that could not be scored, and why.
         notes: what had to be done otherwise than the task asked, each once.
         truncated: items of which a context was cut.
+        likelihoods_only: tasks whose figures do not depend on whether an answer was the most likely text; they are told that none was.
     """
 
     backend = "causal"
@@ -54,6 +55,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         self.unscored: dict[Item, str] = {}
         self.notes: dict[str, None] = {}
         self.truncated: set[Item] = set()
+        self.likelihoods_only: Collection[str] = ()
         self.step = "evaluate"
         self.on_progress: OnProgress = ignore_progress
         self._device = engine.info.device
@@ -117,7 +119,8 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Log-likelihood of each continuation and whether greedy decoding would have given it."""
         pairs = self._encode_pairs([request.args for request in requests])
-        return self._answers(pairs, requests)
+        greedy = any(request.task_name not in self.likelihoods_only for request in requests)
+        return self._answers(pairs, requests, greedy)
 
     def _loglikelihood_tokens(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
         return self._answers([(tuple(context), tuple(continuation)) for _, context, continuation in requests], None)
@@ -134,7 +137,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
                 windows.append((tuple(context), tuple(continuation)))
                 owners.append(owner)
         totals = [0.0] * len(requests)
-        answers = self._answers(windows, [requests[owner] for owner in owners])
+        answers = self._answers(windows, [requests[owner] for owner in owners], greedy=False)
         for owner, (logprob, _) in zip(owners, answers, strict=True):
             totals[owner] += logprob
         return totals
@@ -157,10 +160,12 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
                     pairs.append((tokens[:cut] or (self.prefix_token_id,), tokens[cut:]))
         return pairs
 
-    def _answers(self, pairs: Sequence[tuple[Tokens, Tokens]], owners: Sequence[Any] | None) -> list[tuple[float, bool]]:
+    def _answers(
+        self, pairs: Sequence[tuple[Tokens, Tokens]], owners: Sequence[Any] | None, greedy: bool = True
+    ) -> list[tuple[float, bool]]:
         """Score each distinct pair once; an item of ``owners`` whose pair cannot be scored is noted in `unscored`."""
         fitted = [self._fitted(context, continuation) for context, continuation in pairs]
-        found = self._scores(dict.fromkeys(pair for pair in fitted if not isinstance(pair, str)))
+        found = self._scores(dict.fromkeys(pair for pair in fitted if not isinstance(pair, str)), greedy)
         answers: list[tuple[float, bool]] = []
         for place, pair in enumerate(fitted):
             problem = pair if isinstance(pair, str) else None
@@ -175,10 +180,10 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
                 self.unscored.setdefault((owners[place].task_name, owners[place].doc_id), problem)
             if not isinstance(pair, str) and len(pair[0]) < len(pairs[place][0]) and owners is not None:
                 self.truncated.add((owners[place].task_name, owners[place].doc_id))
-            answers.append((total, score is not None and all(score.greedy)))
+            answers.append((total, greedy and score is not None and bool(score.greedy) and all(score.greedy or ())))
         return answers
 
-    def _scores(self, pairs: Iterable[tuple[Tokens, Tokens]]) -> dict[tuple[Tokens, Tokens], Score]:
+    def _scores(self, pairs: Iterable[tuple[Tokens, Tokens]], greedy: bool) -> dict[tuple[Tokens, Tokens], Score]:
         """Scores of distinct pairs: a request a context, those that begin alike together, the longest first."""
         continuations: dict[Tokens, list[Tokens]] = {}
         for context, continuation in pairs:
@@ -186,7 +191,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         contexts = list(continuations)
         # The longest first, so that running out of memory shows at once.
         order = [contexts[place] for group in prefix_groups(contexts) for place in group.members]
-        requests = [ScoreRequest(context, tuple(continuations[context])) for context in order]
+        requests = [ScoreRequest(context, tuple(continuations[context]), greedy) for context in order]
         scores = score_in_chunks(self.engine, requests, self.batch_size, self.step, self.on_progress)
         return {
             (request.context, continuation): score

@@ -12,6 +12,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Entry, Kind
@@ -49,6 +50,11 @@ class LoadedTask:
     def task_dict(self) -> dict[str, Any]:
         """As ``lm_eval.evaluate`` takes it."""
         return {"tasks": dict(self.leaves), "groups": dict(self.groups)}
+
+    @property
+    def likelihoods_only(self) -> frozenset[str]:
+        """Leaves that compare the likelihoods of choices, and nothing else that a model says about them."""
+        return frozenset(name for name, leaf in self.leaves.items() if _compares_likelihoods(leaf))
 
     def restore_randomness(self) -> None:
         """Put the global generators where they were after loading: a few tasks draw from them again while they run."""
@@ -113,6 +119,16 @@ def _set_examples(task: Any, num_fewshot: int | None, seed: int) -> None:
     elif own is None:
         task.set_config(key="num_fewshot", value=0)
     task.set_fewshot_seed(seed=seed)
+
+
+def _compares_likelihoods(task: Any) -> bool:
+    """Whether the harness's own scoring of multiple choice is used, without its figure about greedy answers."""
+    return (
+        task.OUTPUT_TYPE == "multiple_choice"
+        and type(task).process_results is ConfigurableTask.process_results
+        and not callable(task.config.process_results)
+        and "exact_match" not in task._metric_fn_list
+    )
 
 
 class _Manager(TaskManager):  # type: ignore[misc]

@@ -43,7 +43,7 @@ class TextScores:
 def window_requests(passage: Passage) -> list[ScoreRequest]:
     """Return requests that score every token of the passage but the first once, a request a window."""
     head = len(passage.prefix) + 1
-    return [ScoreRequest(sequence[:head], (sequence[head:],)) for sequence, _ in passage.windows()]
+    return [ScoreRequest(sequence[:head], (sequence[head:],), greedy=False) for sequence, _ in passage.windows()]
 
 
 def score_text(

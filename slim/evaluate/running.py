@@ -41,6 +41,7 @@ def run_task(task: LoadedTask, lm: EngineLM, config: EvaluateConfig) -> Part:
         StageError: the task's own code fails, nothing of it can be scored, or the engine fails.
     """
     task.restore_randomness()
+    lm.likelihoods_only = task.likelihoods_only
     try:
         with compiled_once():
             results: dict[str, Any] = lm_eval.evaluate(
@@ -153,6 +154,7 @@ def _rows(leaf: Any, head: Head | None, results: Mapping[str, Any], lm: EngineLM
             _choice(name, head, results),
             {doc_id: problem for (owner, doc_id), problem in lm.unscored.items() if owner == name},
             {doc_id for owner, doc_id in lm.truncated if owner == name},
+            greedy=name not in lm.likelihoods_only,
         )
     )
 

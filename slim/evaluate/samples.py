@@ -41,6 +41,8 @@ def rows(
     choice: Choice | None,
     unscored: Mapping[int, str],
     truncated: Collection[int] = (),
+    *,
+    greedy: bool = True,
 ) -> Iterator[Row]:
     """Yield one row an item, without ``head`` and ``weight``, which `weigh` adds.
 
@@ -50,6 +52,7 @@ def rows(
         choice: the figure that counts; None for tasks that score running text.
         unscored: by document id, why it could not be scored.
         truncated: document ids whose context was cut.
+        greedy: whether the model was asked what is most likely.
     """
     wanted = choice.filter if choice else samples[0]["filter"]
     beside = {}
@@ -61,7 +64,7 @@ def rows(
             continue
         doc_id = sample["doc_id"]
         problem = unscored.get(doc_id)
-        pairs = _pairs(sample)
+        values = _likelihoods(sample)
         yield {
             "task": task.task_name,
             "doc_id": doc_id,
@@ -69,9 +72,9 @@ def rows(
             "prompt_hash": sample["prompt_hash"],
             "target_hash": sample["target_hash"],
             "target": _plain(sample["target"]),
-            "choice": _chosen(task, sample, choice, pairs) if problem is None else None,
-            "logprobs": [value if isfinite(value) else None for value, _ in pairs],
-            "greedy": [greedy for _, greedy in pairs],
+            "choice": _chosen(task, sample, choice, values) if problem is None else None,
+            "logprobs": [value if isfinite(value) else None for value in values],
+            "greedy": _greedy(sample) if greedy else None,
             "correct": _number(sample.get(choice.metric)) if choice and problem is None else None,
             "beside": _number(beside.get(doc_id)) if problem is None else None,
             "text": _text(sample["resps"][0][0]),
@@ -138,19 +141,21 @@ def without_gold(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[int, s
     return missing
 
 
-def _pairs(sample: Mapping[str, Any]) -> list[tuple[float, bool]]:
-    """Log-likelihood and greediness of each choice; empty for generated answers."""
+def _likelihoods(sample: Mapping[str, Any]) -> list[float]:
+    """Log-likelihood of each choice, or of the text; empty for generated answers."""
     first = [answers[0] for answers in sample["resps"]]
-    if all(isinstance(answer, tuple) for answer in first):
-        return [(float(value), bool(greedy)) for value, greedy in first]
-    return [(float(answer), False) for answer in first if isinstance(answer, float)]
+    return [float(answer[0] if isinstance(answer, tuple) else answer) for answer in first if isinstance(answer, tuple | float)]
 
 
-def _chosen(task: Any, sample: Mapping[str, Any], choice: Choice | None, pairs: list[tuple[float, bool]]) -> int | None:
+def _greedy(sample: Mapping[str, Any]) -> list[bool] | None:
+    """Whether each choice is the most likely text; None where there are no choices."""
+    return [bool(answers[0][1]) for answers in sample["resps"] if isinstance(answers[0], tuple)] or None
+
+
+def _chosen(task: Any, sample: Mapping[str, Any], choice: Choice | None, values: list[float]) -> int | None:
     """Index of the likeliest choice, by the length-normalised likelihood where that is what counts."""
     if choice is None or task.OUTPUT_TYPE != "multiple_choice":
         return None
-    values = [value for value, _ in pairs]
     if not task.multiple_input:
         # The second half, where there is one, holds the choices without their context.
         choices = task.doc_to_choice(sample["doc"])

@@ -240,6 +240,18 @@ def test_what_was_generated_greedily_scores_as_greedy(engine: Engine, name: str)
 
 
 @every_engine
+def test_not_asking_what_is_most_likely_changes_no_log_probability(engine: Engine) -> None:
+    contexts = prompts(engine, 6, seed=17)
+    continuations = ((7,), (8,), *prompts(engine, 3, seed=18))
+    asking = engine.score([ScoreRequest(context, continuations) for context in contexts], 4)
+    not_asking = engine.score([ScoreRequest(context, continuations, greedy=False) for context in contexts], 4)
+    for one, other in zip(itertools.chain(*asking), itertools.chain(*not_asking), strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=0.05)
+        assert len(one.greedy) == len(one.logprobs)
+        assert other.greedy is None or len(other.greedy) == len(other.logprobs)
+
+
+@every_engine
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 def test_what_requests_share_changes_no_score(engine: Engine, batch_size: int) -> None:
     # A long beginning that most have in common, contexts with several continuations of one and of more tokens, some of which
