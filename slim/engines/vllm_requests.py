@@ -116,6 +116,8 @@ class ScoringJob:
             in_prompt = range(len(self.context) - left_out, len(prompt.start_indices))
             if in_prompt.start < 1 or (output.num_cached_tokens or 0) >= len(self.context):
                 return None
+        if prompt is not None and not self.greedy and not self._last_apart:
+            return self._plain(prompt, in_prompt)
         scores = []
         for continuation in self.continuations:
             rows = [_row(prompt, row) for row in in_prompt] + ([_row(generated, 0)] if self._last_apart else [])
@@ -129,19 +131,43 @@ class ScoringJob:
             scores.append(Score(tuple(logprobs), tuple(greedy) if self.greedy else None))
         return scores
 
+    def _plain(self, prompt: Any, rows: range) -> list[Score] | None:
+        """The score where each row holds one token, the prompt's own."""
+        entries = slice(prompt.start_indices[rows.start], prompt.end_indices[rows[-1]])
+        if tuple(prompt.token_ids[entries]) != self.continuations[0]:
+            return None
+        return [Score(tuple(prompt.logprobs[entries]), None)]
+
     def without_cache(self) -> "ScoringJob":
         """The same, everything computed afresh."""
         return replace(self, read_cache=False)
 
 
-def scoring_jobs(owner: int, request: ScoreRequest, max_model_len: int) -> Iterator[ScoringJob]:
-    """Yield the jobs that score a request."""
+def scoring_jobs(owner: int, request: ScoreRequest, max_model_len: int, block_tokens: int) -> Iterator[ScoringJob]:
+    """Yield the jobs that score a request.
+
+    Args:
+        owner: place of the request.
+        request: what to score.
+        max_model_len: of the engine.
+        block_tokens: tokens a block of the prefix cache.
+    """
     singles = [place for place, c in enumerate(request.continuations) if len(c) == 1]
     groups = [tuple(singles[start : start + _CANDIDATES_AT_MOST]) for start in range(0, len(singles), _CANDIDATES_AT_MOST)]
     groups += [(place,) for place, c in enumerate(request.continuations) if len(c) > 1]
     for places in groups:
         continuations = tuple(request.continuations[place] for place in places)
-        yield ScoringJob(owner, places, request.context, continuations, request.greedy, True, max_model_len)
+        read_cache = len(continuations[0]) == 1 or not _is_swallowed(request, places[0], block_tokens)
+        yield ScoringJob(owner, places, request.context, continuations, request.greedy, read_cache, max_model_len)
+
+
+def _is_swallowed(request: ScoreRequest, place: int, block_tokens: int) -> bool:
+    """Whether an earlier continuation leaves a block in the cache that reaches into this one, so that it has to be computed afresh."""
+    own = request.continuations[place]
+    missing = -len(request.context) % block_tokens  # of the continuation's tokens, those that fill the block it begins in
+    if len(own) <= missing:
+        return False
+    return any(own[:missing] == earlier[:missing] for earlier in request.continuations[:place] if len(earlier) >= missing)
 
 
 def _row(table: Any, row: int) -> tuple[list[int], list[float]]:

@@ -94,7 +94,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
             options = {"add_special_tokens": False} if has_prefix else {}
             for start in range(0, len(places), _ENCODED_AT_ONCE):
                 some = places[start : start + _ENCODED_AT_ONCE]
-                ids = self.tokenizer([strings[place] for place in some], **options)["input_ids"]
+                ids = self.tokenizer([strings[place] for place in some], return_attention_mask=False, **options)["input_ids"]
                 encoded.update((place, tuple(tokens)) for place, tokens in zip(some, ids, strict=True))
         return [encoded[place] for place in range(len(strings))]
 
