@@ -6,10 +6,10 @@ Each side runs in a process of its own, opens the same checkpoint with the same 
 and answers the same items through ``lm_eval.evaluate``; only the language model differs. Timed is that call as a whole, and
 of it the part in which the language model answers. The peer is lm-evaluation-harness's ``vllm`` backend for vLLM, its ``hf``
 backend for transformers, at the same batch size. The peer's engine runs in the process that asks, as ours does; on a GPU
-``--peer-process own`` gives it a process of its own, vLLM's default. On log-likelihood tasks the chosen answers are compared item by item; on
-generated ones the texts and the extracted answers.
+``--peer-process own`` gives it a process of its own, vLLM's default. On log-likelihood tasks the chosen answers are compared
+item by item; on generated ones the texts and the extracted answers.
 
-A task is ``NAME[:few-shot examples[:items a task]]``. ``--model random-3b`` makes weights of random numbers in the shape of
+A task is ``NAME[:few-shot examples[:items a task]]``; items are evenly spaced over the data set. ``--model random-3b`` makes weights of random numbers in the shape of
 Llama-3.2-3B, with the embedded model's tokenizer, for machines that are worth more than the embedded model.
 
 The last line holds the ratios and their targets; the exit status is 1 when one is missed, or when fewer than 999 in 1,000
@@ -144,6 +144,9 @@ def answer(arguments: argparse.Namespace, device: str) -> None:
     entries = tuple(entry(task) for task in arguments.task)
     data_dir = Path(arguments.data_dir) if arguments.data_dir else None
     tasks = load_tasks(entries, limit=None, data_dir=data_dir, seed=SEED)
+    for task in tasks:
+        for leaf in task.leaves.values():
+            spread(leaf, task.limit)
     (warmup,) = load_tasks((TaskEntry(name="slim_facts", limit=16),), limit=None, data_dir=None, seed=SEED)
     lm = (ours if arguments.side == "ours" else theirs)(arguments, device)
     answering = Stopwatch(lm)
@@ -164,6 +167,14 @@ def answer(arguments: argparse.Namespace, device: str) -> None:
     (arguments.out / f"{arguments.side}.json").write_text(json.dumps({"tasks": found, "versions": versions}))
     sys.stdout.flush()
     os._exit(0)  # taking the engine down is not what is measured, and takes some seconds
+
+
+def spread(leaf: Any, limit: int | None) -> None:
+    """Keep evenly spaced items of a task; the first ones may be unlike the rest, as HellaSwag's, which are its shortest."""
+    split = leaf.config.test_split if leaf.has_test_docs() else leaf.config.validation_split
+    docs = leaf.dataset[split]
+    if limit is not None and limit < len(docs):
+        leaf.dataset[split] = docs.select([place * len(docs) // limit for place in range(limit)])
 
 
 class Stopwatch:
