@@ -36,6 +36,8 @@ try:
     from vllm.platforms import current_platform
 
     from slim.engines import vllm_logits, vllm_requests, vllm_start
+    from slim.engines.vllm_ports import Core, FrontEnd, Port
+    from slim.engines.vllm_requests import Found, ScoringJob
 except ImportError as _error:
     raise StageError(Reason.MISSING_PACKAGE, f"the vllm engine cannot be imported: {one_line(_error)}") from _error
 
@@ -57,13 +59,25 @@ class _Running:
     index: int
     submitted_s: float
     scheduled: Any
-    tokens: list[int] = field(default_factory=list)
-    times_s: list[float] = field(default_factory=list)
 
     @property
     def preemptions(self) -> int:
         """Times it was thrown out of the cache."""
         return getattr(self.scheduled, "num_preemptions", 0)
+
+
+@dataclass
+class _Tokens:
+    """What was generated for a request so far, and when each token was there."""
+
+    tokens: list[int] = field(default_factory=list)
+    times_s: list[float] = field(default_factory=list)
+
+    def take(self, output: Any, now_s: float) -> None:
+        """Add a ``RequestOutput``."""
+        new = output.outputs[0].token_ids
+        self.tokens.extend(new)
+        self.times_s.extend([now_s] * len(new))
 
 
 class VllmEngine:
@@ -106,7 +120,6 @@ class VllmEngine:
             engine = self._llm.llm_engine
             self._engine = engine
             self._tokenizer = self._llm.get_tokenizer()
-            self._scheduler = engine.engine_core.engine_core.scheduler
             # CPU kernels repack weights into buffers that no parameter shows, hence the count before that.
             weights_bytes = sum(engine.apply_model(module_bytes)) if device == "cuda" or not counted else sum(counted)
         except Exception as error:
@@ -138,11 +151,16 @@ class VllmEngine:
         """See `slim.engines.base.Engine`; continuous batching."""
         check_generation(requests, concurrency, self._info)
         answers: dict[int, Completion] = {}
+        parts: list[_Tokens] = [_Tokens() for _ in requests]
 
-        def finished(running: _Running, output: Any) -> None:
-            answers[running.index] = self._completion(requests[running.index], running, output)
+        def arrived(running: _Running, output: Any, now_s: float) -> None:
+            index = running.index
+            parts[index].take(output, now_s)
+            if output.finished:
+                answers[index] = self._completion(requests[index], running, parts[index], output)
 
-        self._run([(request.prompt, vllm_requests.generation_params(request)) for request in requests], concurrency, finished)
+        jobs = [(request.prompt, vllm_requests.generation_params(request)) for request in requests]
+        self._run(FrontEnd(self._engine), jobs, concurrency, arrived)
         return [answers[i] for i in range(len(requests))]
 
     def score(self, requests: Sequence[ScoreRequest], batch_size: int) -> list[tuple[Score, ...]]:
@@ -155,23 +173,21 @@ class VllmEngine:
             raise StageError(Reason.ENGINE_CRASH, "vLLM left out log-probabilities that it was asked for")
         return [tuple(answers[i, place] for place in range(len(r.continuations))) for i, r in enumerate(requests)]
 
-    def _score(
-        self, jobs: list[vllm_requests.ScoringJob], answers: dict[tuple[int, int], Score]
-    ) -> list[vllm_requests.ScoringJob]:
+    def _score(self, jobs: list[ScoringJob], answers: dict[tuple[int, int], Score]) -> list[ScoringJob]:
         """Run jobs, put their scores into ``answers``, and return those that have to be run again without the cache."""
-        again: list[vllm_requests.ScoringJob] = []
+        again: list[ScoringJob] = []
 
-        def finished(running: _Running, output: Any) -> None:
+        def finished(running: _Running, found: Found) -> None:
             job = jobs[running.index]
             # A request that was thrown out of the cache finds its own blocks there when it comes back.
-            scores = None if job.read_cache and running.preemptions else job.answers(output)
+            scores = None if job.read_cache and running.preemptions else job.answers(found)
             if scores is None:
                 again.append(job)
             else:
                 answers.update(zip(((job.owner, place) for place in job.places), scores, strict=True))
 
         # More than run at once, so that a step that ends with many requests is followed by a full one.
-        self._run([(job.prompt, job.params) for job in jobs], 2 * (self._info.max_concurrency or 1), finished)
+        self._find([(job.prompt, job.params) for job in jobs], 2 * (self._info.max_concurrency or 1), finished)
         return again
 
     def logits(self, tokens: tuple[int, ...]) -> "npt.NDArray[np.float32]":
@@ -179,28 +195,42 @@ class VllmEngine:
         check_sequence(tokens, self._info)
         if self._spread:
             raise StageError(Reason.UNSUPPORTED_SCHEME, "logits of a model that is spread over several GPUs cannot be read")
-        outputs: list[Any] = []
+        answers: list[Found] = []
         (model,) = self._engine.apply_model(lambda model: model)
         with vllm_logits.kept(model) as taken:
-            self._run([(tokens[:-1], vllm_logits.params(tokens[-1]))], 1, lambda _, output: outputs.append(output))
-        return vllm_logits.rows(taken, tokens, outputs[0])
+            self._find([(tokens[:-1], vllm_logits.params(tokens[-1]))], 1, lambda _, found: answers.append(found))
+        return vllm_logits.rows(taken, tokens, answers[0])
 
     def close(self) -> None:
         """See `slim.engines.base.Engine`."""
         if self._llm is None:
             return
         core = self._llm.llm_engine.engine_core
-        self._llm = self._engine = self._scheduler = None
+        self._llm = self._engine = None
         with suppress(Exception):
             core.shutdown()
         del core
         _release()
 
+    def _find(
+        self, jobs: Sequence[tuple[tuple[int, ...], Any]], concurrency: int, finished: Callable[[_Running, Found], None]
+    ) -> None:
+        """Run requests for log-probabilities."""
+        found = [Found() for _ in jobs]
+
+        def arrived(running: _Running, output: Any, _: float) -> None:
+            found[running.index].take(output)
+            if output.finished:
+                finished(running, found[running.index])
+
+        self._run(Core(self._engine), jobs, concurrency, arrived)
+
     def _run(
         self,
+        port: "Port",
         jobs: Sequence[tuple[tuple[int, ...], Any]],
         concurrency: int,
-        finished: Callable[[_Running, Any], None],
+        arrived: Callable[[_Running, Any, float], None],
     ) -> None:
         """Step the engine until all jobs are done; a job is handed over as soon as another one ends."""
         waiting = deque(enumerate(jobs))
@@ -211,18 +241,12 @@ class VllmEngine:
                     index, (prompt, params) = waiting.popleft()
                     name = str(next(self._ids))
                     submitted_s = time.perf_counter()
-                    internal = self._engine.add_request(name, {"prompt_token_ids": list(prompt)}, params)
-                    running[name] = _Running(index, submitted_s, self._scheduler.requests.get(internal))
-                outputs = self._engine.step()
+                    running[name] = _Running(index, submitted_s, port.add(name, prompt, params))
+                outputs = port.step()
                 now_s = time.perf_counter()
                 for output in outputs:
-                    one = running[output.request_id]
-                    tokens = output.outputs[0].token_ids
-                    one.tokens.extend(tokens)
-                    one.times_s.extend([now_s] * len(tokens))
-                    if output.finished:
-                        del running[output.request_id]
-                        finished(one, output)
+                    one = running.pop(output.request_id) if output.finished else running[output.request_id]
+                    arrived(one, output, now_s)
         except StageError:
             raise
         except Exception as error:
@@ -232,19 +256,19 @@ class VllmEngine:
             # Whoever interrupted this may go on using the engine.
             if running:
                 with suppress(Exception):
-                    self._engine.abort_request(list(running))
+                    port.abort(list(running))
 
-    def _completion(self, request: GenerationRequest, running: _Running, output: Any) -> Completion:
+    def _completion(self, request: GenerationRequest, running: _Running, found: "_Tokens", output: Any) -> Completion:
         reason = output.outputs[0].finish_reason
         if reason not in ("stop", "length"):
             raise StageError(Reason.ENGINE_CRASH, f"vLLM ended a request with {reason!r}")
-        text, found = cut(continuation_text(self._tokenizer, request.prompt, running.tokens), request.stop)
+        text, has_stop = cut(continuation_text(self._tokenizer, request.prompt, found.tokens), request.stop)
         return Completion(
-            tokens=tuple(running.tokens),
+            tokens=tuple(found.tokens),
             text=text,
-            finish_reason="stop" if found or reason == "stop" else "length",
+            finish_reason="stop" if has_stop or reason == "stop" else "length",
             submitted_s=running.submitted_s,
-            token_times_s=tuple(running.times_s) if request.token_times else (),
+            token_times_s=tuple(found.times_s) if request.token_times else (),
             cached_tokens=output.num_cached_tokens or 0,
             preemptions=running.preemptions,
         )

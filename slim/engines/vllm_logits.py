@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from slim.engines.vllm_requests import logprob_params
+from slim.engines.vllm_requests import Found, logprob_params
 from slim.errors import Reason, StageError
 
 _TOLERANCE_NATS = 1e-3
@@ -43,21 +43,18 @@ def kept(model: Any) -> Iterator[list[torch.Tensor]]:
         del model.compute_logits
 
 
-def rows(taken: Sequence[torch.Tensor], tokens: Sequence[int], output: Any) -> npt.NDArray[np.float32]:
+def rows(taken: Sequence[torch.Tensor], tokens: Sequence[int], answer: Found) -> npt.NDArray[np.float32]:
     """Return the rows along ``tokens`` in order.
 
     Args:
         taken: from `kept`: the prompt in one or more chunks, and for each chunk the row after its last token.
         tokens: the prompt and the token that follows it.
-        output: vLLM's answer for the prompt.
+        answer: vLLM's, for the prompt.
 
     Raises:
         StageError: the rows are not those of the log-probabilities that vLLM gives.
     """
-    table = output.prompt_logprobs
-    expected = [table.logprobs[table.start_indices[place]] for place in range(1, len(tokens) - 1)]
-    generated = output.outputs[0].logprobs
-    expected.append(generated.logprobs[generated.token_ids.index(tokens[-1])])
+    expected = [row[0][1] for row in answer.rows()] + [dict(answer.last())[tokens[-1]]]
     found: list[torch.Tensor] = []
     last: torch.Tensor | None = None
     place = 0

@@ -8,7 +8,7 @@ read it, and what it found in the cache beyond the context is asked for again.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -47,15 +47,52 @@ def logprob_params(*, in_prompt: int | None, candidates: tuple[int, ...], read_c
     return SamplingParams(
         temperature=0,
         max_tokens=1,
-        detokenize=False,
-        flat_logprobs=True,
         prompt_logprobs=in_prompt,
         logprob_token_ids=list(candidates) or None,
         skip_reading_prefix_cache=not read_cache,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-        # Without it, vLLM copies them deeply for each request, which changes nothing in them but what is always the same.
-        skip_clone=True,
     )
+
+
+@dataclass
+class Found:
+    """What the engine's core said about a request.
+
+    Attributes:
+        prompt: log-probabilities of the prompt's tokens from the second on, those of cached tokens left out or not.
+        generated: of the candidates and the token that was generated, in one row.
+        cached_tokens: of the prompt, found in the prefix cache.
+    """
+
+    prompt: list[Any] = field(default_factory=list)
+    generated: Any = None
+    cached_tokens: int = 0
+
+    def take(self, output: Any) -> None:
+        """Add an ``EngineCoreOutput``."""
+        if output.new_prompt_logprobs_tensors is not None:
+            self.prompt.append(output.new_prompt_logprobs_tensors)
+        if output.new_logprobs is not None:
+            self.generated = output.new_logprobs
+        if output.prefill_stats is not None:
+            self.cached_tokens = output.prefill_stats.num_cached_tokens
+
+    @property
+    def prompt_rows(self) -> int:
+        """Places of the prompt that have a row."""
+        return sum(len(part.logprobs) for part in self.prompt)
+
+    def rows(self, start: int = 0) -> list[list[tuple[int, float]]]:
+        """Tokens and log-probabilities in the prompt's rows from ``start`` on: its own token, and the most likely ones."""
+        found: list[list[tuple[int, float]]] = []
+        for part in self.prompt:
+            ids, values = part.logprob_token_ids[start:].tolist(), part.logprobs[start:].tolist()
+            found += [list(zip(*row, strict=True)) for row in zip(ids, values, strict=True)]
+            start = max(0, start - len(part.logprobs))
+        return found
+
+    def last(self) -> list[tuple[int, float]]:
+        """Tokens and log-probabilities after the prompt: of the generated token and the candidates."""
+        return list(zip(self.generated.logprob_token_ids[0].tolist(), self.generated.logprobs[0].tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -101,42 +138,39 @@ class ScoringJob:
         first = self.continuations[0]
         return len(first) == 1 or len(self.context) + len(first) >= self.max_model_len
 
-    def answers(self, output: Any) -> list[Score] | None:
+    def answers(self, found: Found) -> list[Score] | None:
         """Return the scores that stand in vLLM's tables; None when some were not computed because of the cache.
 
         Each row of the tables holds the token that was asked for and, where that is wanted, the most likely one (in the
         prompt the best of one, at the generated place the one that was generated). Ranks are not used: vLLM counts a tie
         against both tokens.
         """
-        prompt, generated = output.prompt_logprobs, output.outputs[0].logprobs
-        in_prompt = range(0)
-        if prompt is not None:
+        rows: list[list[tuple[int, float]]] = []
+        if len(self.continuations[0]) > 1:
             # Some versions leave the rows of cached tokens out, some leave in them whatever was in memory there.
-            left_out = len(output.prompt_token_ids) - len(prompt.start_indices)
-            in_prompt = range(len(self.context) - left_out, len(prompt.start_indices))
-            if in_prompt.start < 1 or (output.num_cached_tokens or 0) >= len(self.context):
+            start = len(self.context) - 1 - (len(self.prompt) - 1 - found.prompt_rows)
+            if start < 0 or found.cached_tokens >= len(self.context):
                 return None
-        if prompt is not None and not self.greedy and not self._last_apart:
-            return self._plain(prompt, in_prompt)
+            rows = found.rows(start)
+        if self._last_apart:
+            rows.append(found.last())
         scores = []
         for continuation in self.continuations:
-            rows = [_row(prompt, row) for row in in_prompt] + ([_row(generated, 0)] if self._last_apart else [])
-            logprobs, greedy = [], []
-            for (tokens, values), token in zip(rows, continuation, strict=True):
-                if token not in tokens:
-                    return None
-                own = values[tokens.index(token)]
-                logprobs.append(own)
-                greedy.append(own >= max(values))
-            scores.append(Score(tuple(logprobs), tuple(greedy) if self.greedy else None))
+            score = self._score(continuation, rows)
+            if score is None:
+                return None
+            scores.append(score)
         return scores
 
-    def _plain(self, prompt: Any, rows: range) -> list[Score] | None:
-        """The score where each row holds one token, the prompt's own."""
-        entries = slice(prompt.start_indices[rows.start], prompt.end_indices[rows[-1]])
-        if tuple(prompt.token_ids[entries]) != self.continuations[0]:
-            return None
-        return [Score(tuple(prompt.logprobs[entries]), None)]
+    def _score(self, continuation: tuple[int, ...], rows: list[list[tuple[int, float]]]) -> Score | None:
+        logprobs, greedy = [], []
+        for row, token in zip(rows, continuation, strict=True):
+            own = dict(row).get(token)
+            if own is None:
+                return None
+            logprobs.append(own)
+            greedy.append(own >= max(value for _, value in row))
+        return Score(tuple(logprobs), tuple(greedy) if self.greedy else None)
 
     def without_cache(self) -> "ScoringJob":
         """The same, everything computed afresh."""
@@ -168,9 +202,3 @@ def _is_swallowed(request: ScoreRequest, place: int, block_tokens: int) -> bool:
     if len(own) <= missing:
         return False
     return any(own[:missing] == earlier[:missing] for earlier in request.continuations[:place] if len(earlier) >= missing)
-
-
-def _row(table: Any, row: int) -> tuple[list[int], list[float]]:
-    """Tokens and log-probabilities of one place."""
-    entries = slice(table.start_indices[row], table.end_indices[row])
-    return table.token_ids[entries], table.logprobs[entries]

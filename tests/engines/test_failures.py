@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -99,19 +100,30 @@ def test_transformers_runs_on_after_it_was_out_of_memory(tiny_model: Path, monke
 def test_vllm_forgets_what_was_in_flight_when_it_was_interrupted(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine: Any = open_engine(EngineSpec("vllm", tiny_model, "bfloat16", OPTIONS["vllm"]))
     requests = [GenerationRequest((5, 6 + i), 6, ignore_eos=True) for i in range(3)]
-    before = [a.tokens for a in engine.generate(requests, 3)]
-    step, calls = engine._engine.step, iter(range(100))
+    scoring = [ScoreRequest((5, 6 + i), ((7, 8, 9), (4,))) for i in range(40)]
+    before = [a.tokens for a in engine.generate(requests, 3)], engine.score(scoring, 1)
+    core = engine._engine.engine_core
+    scheduled = core.engine_core.scheduler.requests
 
-    def breaks() -> Any:
-        if next(calls) == 3:
-            raise RuntimeError("kernel broke")
-        return step()
+    def breaking(step: Callable[[], Any], after: int) -> Callable[[], Any]:
+        calls = iter(range(100))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(engine._engine, "step", breaks)
-        with pytest.raises(StageError, match="kernel broke") as caught:
-            engine.generate(requests, 2)
-        assert caught.value.reason is Reason.ENGINE_CRASH
-    assert not engine._engine.has_unfinished_requests()
-    assert [a.tokens for a in engine.generate(requests, 3)] == before
+        def breaks() -> Any:
+            if next(calls) == after:
+                raise RuntimeError("kernel broke")
+            return step()
+
+        return breaks
+
+    for call, after in ((lambda: engine.generate(requests, 2), 3), (lambda: engine.score(scoring, 1), 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(core, "get_output", breaking(core.get_output, after))
+            with pytest.raises(StageError, match="kernel broke") as caught:
+                call()
+            assert caught.value.reason is Reason.ENGINE_CRASH
+        assert not engine._engine.has_unfinished_requests()
+        assert not scheduled
+    assert [a.tokens for a in engine.generate(requests, 3)] == before[0]
+    for one, other in zip(chain(*engine.score(scoring, 1)), chain(*before[1]), strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=0.05)
     engine.close()
