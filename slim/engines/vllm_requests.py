@@ -90,6 +90,16 @@ class Found:
             start = max(0, start - len(part.logprobs))
         return found
 
+    def own(self, start: int) -> tuple[list[int], list[float]]:
+        """The prompt's own tokens and their log-probabilities, from row ``start`` on."""
+        ids: list[int] = []
+        values: list[float] = []
+        for part in self.prompt:
+            ids += part.logprob_token_ids[start:, 0].tolist()
+            values += part.logprobs[start:, 0].tolist()
+            start = max(0, start - len(part.logprobs))
+        return ids, values
+
     def last(self) -> list[tuple[int, float]]:
         """Tokens and log-probabilities after the prompt: of the generated token and the candidates."""
         return list(zip(self.generated.logprob_token_ids[0].tolist(), self.generated.logprobs[0].tolist(), strict=True))
@@ -151,6 +161,9 @@ class ScoringJob:
             start = len(self.context) - 1 - (len(self.prompt) - 1 - found.prompt_rows)
             if start < 0 or found.cached_tokens >= len(self.context):
                 return None
+            if not self.greedy and not self._last_apart:
+                tokens, logprobs = found.own(start)
+                return [Score(tuple(logprobs), None)] if tuple(tokens) == self.continuations[0] else None
             rows = found.rows(start)
         if self._last_apart:
             rows.append(found.last())
