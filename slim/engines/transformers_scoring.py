@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from slim.engines.base import Score, ScoreRequest
 from slim.engines.sharing import prefix_groups
 
 _SHARING_ATTENTION = ("sdpa", "eager")
+# cuDNN's, which PyTorch may choose as well, takes a tenth of a second to prepare for each shape that it has not seen, and
+# here nearly every batch has a shape of its own.
+_ATTENTION_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ class Scorer:
             options["position_ids"] = torch.tensor([[p + i for i in range(width)] for p in positions], device=self.device)
         if mask is not None:
             options["attention_mask"] = torch.tensor(mask, device=self.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), sdpa_kernel(_ATTENTION_KERNELS):
             logits = self.model(input_ids=ids, past_key_values=cache, use_cache=cache is not None, **options).logits
         column = {place: i for i, place in enumerate(kept)}
         return (logits[row, [column[place] for place in places]] for row, places in enumerate(wanted))
