@@ -3,9 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from slim import comparing
+from slim.comparison import BASELINE, COLUMNS, CONFIGURATION, pair, samples
 from slim.errors import UserError
-from slim.pairing import BASELINE, COLUMNS, CONFIGURATION, pair
 from slim.store import TAG, Reader, StoredRun
 
 _ANSWERS = ("target", "choice", "logprobs", "extracted", "text")
@@ -47,7 +46,7 @@ def _pairs(store: Reader, run_id: str, task: str | None) -> pd.DataFrame:
     run = store.get(run_id)
     baseline = store.get(_baseline_of(run))
     columns = (*COLUMNS, *_ANSWERS)
-    pairs = pair(comparing.samples(store, baseline, columns), comparing.samples(store, run, columns))
+    pairs = pair(samples(store, baseline, columns), samples(store, run, columns))
     pairs = pairs[pairs["head"].notna()]
     if task is None:
         return pairs

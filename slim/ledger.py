@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slim import aggregate, comparing, models, references
+from slim import aggregate, comparison, models, references
 from slim import checkpoint as checkpoints
 from slim.jobs import Spool, Spooled
 from slim.plan import Plan, PlannedConfiguration, PlannedStage
@@ -175,7 +175,7 @@ class Ledger:
         """Compare with the baseline, if that is finished."""
         baseline = next((e for e in self.entries if e.planned.name == entry.planned.baseline), None)
         if baseline is not None and baseline.run_id is not None and baseline.ended and not baseline.failure:
-            comparing.update(self.store, run, baseline.run_id, self.plan.config)
+            comparison.update(self.store, run, baseline.run_id, self.plan.config)
 
 
 def identity(planned: PlannedConfiguration, plan: Plan) -> dict[str, Any]:

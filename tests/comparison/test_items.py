@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slim import comparison, metrics, paired, pairing
+from slim import comparison, metrics
+from slim.comparison import paired, pairing
 from slim.config import ComparisonConfig
 from slim.errors import ComparisonError
 from tests.answers import answers, frame, write

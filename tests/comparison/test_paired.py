@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats as reference
 from scipy.optimize import minimize_scalar
 
-from slim import paired
+from slim.comparison import paired
 
 margins = st.floats(0.001, 0.5)
 

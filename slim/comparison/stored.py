@@ -3,7 +3,8 @@
 import json
 from typing import TYPE_CHECKING
 
-from slim import aggregate, comparison, models, pairing
+from slim import aggregate, models
+from slim.comparison import items, pairing
 from slim.config import SweepConfig
 from slim.errors import ComparisonError, NotStoredError
 from slim.evaluate.parts import SAMPLES_FILE
@@ -34,7 +35,7 @@ def update(store: Store, run: StoredRun, baseline_run: str, config: SweepConfig)
     """
     done = {TAG.BASELINE: baseline_run}
     if stage_run(run, "evaluate") is not None:
-        done[TAG.COMPARISON] = json.dumps(comparison.settings(baseline_run, config.comparison))
+        done[TAG.COMPARISON] = json.dumps(items.settings(baseline_run, config.comparison))
     if all(run.tags.get(tag) == value for tag, value in done.items()):
         return False
     baseline = store.get(baseline_run)
@@ -42,7 +43,7 @@ def update(store: Store, run: StoredRun, baseline_run: str, config: SweepConfig)
     found: dict[str, str] = {}
     if TAG.COMPARISON in done:
         try:
-            compared = comparison.compare(
+            compared = items.compare(
                 samples(store, baseline),
                 samples(store, run),
                 config.comparison,

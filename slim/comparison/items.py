@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slim import paired
+from slim.comparison import paired
+from slim.comparison.paired import Verdict
+from slim.comparison.pairing import BASELINE, CONFIGURATION, pair
 from slim.config import ComparisonConfig
-from slim.paired import Verdict
-from slim.pairing import BASELINE, CONFIGURATION, pair
 from slim.stats import Interval
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class HeadComparison:
             is no mean over its items.
         interval: 95 % interval of the difference; None when all pairs differ by the same, which says nothing of others.
         verdict: of the difference against the margin; None for a figure that is no mean over its items.
-        items_to_decide: as `slim.paired.Decision` has it.
+        items_to_decide: as `slim.comparison.paired.Decision` has it.
     """
 
     head: str
