@@ -70,10 +70,35 @@ class Assignments(click.ParamType):
             if not equals or not field.strip():
                 self.fail(f"{pair!r} is not of the form field=value", param, ctx)
             try:
-                found[field.strip()] = yaml.safe_load(text)
+                merged(found, {field.strip(): yaml.safe_load(text)})
             except yaml.YAMLError:
                 self.fail(f"{text!r} is not YAML", param, ctx)
         return found
+
+
+def merged(found: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Add assignments to others.
+
+    Raises:
+        click.BadParameter: a field has a value already, and another one.
+    """
+    for field, value in more.items():
+        if field in found and found[field] != value:
+            raise click.BadParameter(f"{field} is set to {found[field]!r} and to {value!r}; give it one value")
+        found[field] = value
+    return found
+
+
+def set_option(help_text: str) -> Callable[[Any], Any]:
+    """Return the option ``--set``, which may be repeated."""
+    return click.option(
+        "--set",
+        "assignments",
+        type=Assignments(),
+        multiple=True,
+        callback=lambda ctx, param, values: functools.reduce(merged, values, {}),
+        help=help_text,
+    )
 
 
 def parse_tasks(names: list[str] | None) -> list[dict[str, Any]] | None:
@@ -147,13 +172,7 @@ stage_common = options(
         default="",
         help="Sweep file whose sections serve as defaults; its models and precisions are not used.",
     ),
-    click.option(
-        "--set",
-        "assignments",
-        type=Assignments(),
-        default="",
-        help="Further fields of a sweep file: `profile.requests=5; seed=1`.",
-    ),
+    set_option("Further fields of a sweep file: `profile.requests=5; seed=1`."),
     click.option("--seed", type=WHOLE, default="", help="Seed of everything random.  [default: 42]"),
     click.option("--python", "interpreter", type=TEXT, default="", help="Python interpreter of the worker.  [default: this one]"),
     click.option("--rerun", **FLAG, help="Run even when a finished run with the same key exists."),

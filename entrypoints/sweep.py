@@ -24,13 +24,7 @@ PARAMETERS = opt.options(
     click.option("--limit", type=opt.COUNT, default="", help="Items a task at most."),
     click.option("--repeats", type=opt.COUNT, default="", help="Times each configuration is profiled."),
     click.option("--data-dir", type=opt.TEXT, default="", help="Local mirror of Hub data sets, laid out <organisation>/<name>."),
-    click.option(
-        "--set",
-        "assignments",
-        type=opt.Assignments(),
-        default="",
-        help="Any field of the sweep file: `profile.requests=5; seed=1`.",
-    ),
+    opt.set_option("Any field of the sweep file: `profile.requests=5; seed=1`."),
     click.option(
         "--quantize-python", type=opt.TEXT, default="", help="Python interpreter of quantizing workers.  [default: this one]"
     ),

@@ -45,7 +45,7 @@ def test_parameters_are_the_options(name: str) -> None:
         assert declared["description"] == option.help.partition("  [default")[0], key
         assert ("default" not in declared) == option.required, key
         if not option.required:
-            default = "false" if option.default is False else str(option.default)
+            default = "false" if option.default is False else "" if option.multiple else str(option.default)
             assert declared["default"] == default, key
         inner = getattr(option.type, "inner", option.type)
         assert declared["type"] == ("float" if isinstance(inner, click.IntRange | click.FloatRange) else "string"), key
