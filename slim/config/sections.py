@@ -194,6 +194,7 @@ class ProfileConfig(Section):
         requests_per_concurrency: requests at concurrency n: this many times n, at least.
         amortized_batch8: also measure `latency/amortized_b8_ms`.
         sampling_interval_s: between readings of power, utilization, memory, temperature and clock.
+        peak_bandwidth_gb_s: of the device's memory, for `efficiency/mbu`; None measures it with a copy test.
         cooldown_s: at most this long before a configuration until the GPU is as cool as before the first one.
         energy: the energy pass; None leaves it out.
     """
@@ -206,6 +207,7 @@ class ProfileConfig(Section):
     requests_per_concurrency: Positive = 4
     amortized_batch8: bool = True
     sampling_interval_s: Seconds = 0.1
+    peak_bandwidth_gb_s: Annotated[float, Field(gt=0)] | None = None
     cooldown_s: Annotated[float, Field(ge=0)] = 60.0
     energy: EnergyConfig | None = EnergyConfig()
 

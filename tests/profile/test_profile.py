@@ -14,7 +14,7 @@ from slim.config import EnergyConfig, ProfileConfig, WarmupConfig
 from slim.device import DeviceState, Sample, Sampler
 from slim.engines.base import EngineSpec
 from slim.engines.fake import FakeEngine, VirtualClock
-from slim.profile import Profile, energy, passes, profile, summary, workload
+from slim.profile import Profile, bandwidth, energy, passes, profile, summary, workload
 from slim.profile.energy import EnergyPass
 from slim.profile.passes import Warmup
 from slim.profile.trace import Monitor
@@ -255,3 +255,31 @@ def test_the_sampler_reads_at_both_ends_and_skips_what_is_unknown() -> None:
     with Sampler(lambda: None, 1e6) as unknown:
         pass
     assert unknown.samples == []
+
+
+def test_a_profile_says_how_near_it_is_to_the_devices_limit(tmp_path: Path, tiny_model: Path) -> None:
+    fake = engine(kv_bytes_per_token=1000)
+    config = CONFIG.model_copy(update={"peak_bandwidth_gb_s": 2.0})
+    found = profile(
+        fake, TEXT, config, tmp_path, seed=1, device=FakeDevice(fake.clock), checkpoint=tiny_model, clock=fake.clock.now
+    )
+    weights = bandwidth.weight_bytes(tiny_model)
+    assert weights is not None
+    assert found.metrics["efficiency/mbu"] == pytest.approx((weights + 1000 * 22.5) / STEP_S / 2e9)
+    assert found.params["profile.bandwidth_from"] == "sweep file"
+    assert metrics.check(found.metrics) == found.metrics
+    assert not any(key.startswith("efficiency/") for key in measured(tmp_path, engine()).metrics)
+
+
+def test_the_trace_covers_all_phases(tmp_path: Path) -> None:
+    fake = engine()
+    config = CONFIG.model_copy(update={"energy": EnergyConfig(min_duration_s=2.0, idle_s=0.01)})
+    found = measured(tmp_path, fake, config=config)
+    phases = ["warm-up", "latency", "batch of 8", "throughput", "idle", "energy"]
+    states = json.loads((tmp_path / "device.json").read_text())
+    assert [phase["name"] for phase in states["phases"]] == phases
+    assert {"before", "after", "sampling", "throttled_share"} <= states.keys()
+    assert set(pq.read_table(tmp_path / "trace.parquet")["phase"].to_pylist()) >= {"warm-up", "latency", "throughput", "energy"}
+    assert (tmp_path / "trace.png").read_bytes().startswith(b"\x89PNG")
+    assert found.metrics["energy/gross_j_per_query"] > 0
+    assert found.metrics["gpu/utilization_mean_pct"] == 50.0
