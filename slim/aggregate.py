@@ -8,7 +8,7 @@ from slim.stats import mean_interval, relative_spread
 MAX_SPREAD = 0.10
 """Repeats that spread further than this are flagged."""
 
-_SPREAD_KEYS = ("latency/e2e_mean_ms", "throughput/output_tokens_per_s")
+_SPREAD_KEYS = ("latency/e2e_mean_ms", "throughput/output_tokens_per_s", "energy/net_j_per_query")
 
 
 def combine_repeats(repeats: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], list[str]]:
@@ -55,6 +55,7 @@ def impact(baseline: Mapping[str, float], metrics: Mapping[str, float]) -> dict[
     for name, key in (("energy", "energy/net_j_per_query"), ("size", "size/checkpoint_gb")):
         share = ratio(key)
         found[f"impact/{name}_reduction_pct"] = None if share is None else 100 * (1 - share)
+    found["impact/energy_payback_tokens"] = _payback_tokens(baseline, metrics)
     for key in metrics:
         task = key.removeprefix("accuracy/")
         if task != key and not key.endswith(("_stderr", "_ci_low", "_ci_high")):
@@ -63,5 +64,16 @@ def impact(baseline: Mapping[str, float], metrics: Mapping[str, float]) -> dict[
     return {key: value for key, value in found.items() if value is not None}
 
 
+def _payback_tokens(baseline: Mapping[str, float], metrics: Mapping[str, float]) -> float | None:
+    """Tokens after which what each saves adds up to what quantizing took; None when a token saves nothing."""
+    key = "energy/net_j_per_output_token"
+    if "quantize/energy_j" not in metrics or key not in metrics or key not in baseline:
+        return None
+    saved_j = baseline[key] - metrics[key]
+    return metrics["quantize/energy_j"] / saved_j if saved_j > 0 else None
+
+
 def _spread(repeats: Sequence[Mapping[str, float]], key: str) -> float:
-    return relative_spread([metrics[key] for metrics in repeats])
+    values = [metrics[key] for metrics in repeats]
+    # Net energy can be 0 or less when idle power was measured wrongly, and then no share of its mean says anything.
+    return relative_spread(values) if min(values) > 0 else float("inf")

@@ -20,9 +20,9 @@ MANIFEST = "slim_checkpoint.json"
 
 _SCHEMA = 1
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.\d+\.")
-_NOT_DECODER = re.compile(r"(?:^|\.)(?:vision_tower|vision_model|visual|multi_modal_projector|audio_tower|encoder)\.")
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
-_HEAD = "lm_head.weight"
+NOT_DECODER = re.compile(r"(?:^|\.)(?:vision_tower|vision_model|visual|multi_modal_projector|audio_tower|encoder)\.")
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
+HEAD = "lm_head.weight"
 _BUFFERS = ("*inv_freq", "*.masked_bias")
 
 
@@ -76,16 +76,14 @@ def describe(path: Path) -> Shape:
         if not files:
             raise ValueError("no safetensors files")
         shapes = {name: shape for file in files for name, shape in tensor_shapes(file).items()}
-        # Where the file leaves it to the class's default, the weights tell.
-        stated = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
-        is_tied = bool(stated) if stated is not None else not any(name.endswith(_HEAD) for name in shapes)
+        tied = is_tied(config, shapes)
         heads = int(_first(text, "num_attention_heads", "n_head"))
         hidden = int(_first(text, "hidden_size", "n_embd", "d_model"))
         positions = next((text[n] for n in ("max_position_embeddings", "n_positions", "max_seq_len") if text.get(n)), None)
         return Shape(
             architecture=str(config["architectures"][0]),
             model_type=str(config.get("model_type", "")),
-            parameters=_parameters(shapes, is_tied),
+            parameters=_parameters(shapes, tied),
             weight_bytes=sum(f.stat().st_size for f in files),
             hidden_size=hidden,
             layers=int(_first(text, "num_hidden_layers", "n_layer", "n_layers")),
@@ -93,13 +91,25 @@ def describe(path: Path) -> Shape:
             head_dim=int(text.get("head_dim") or hidden // heads),
             vocab_size=int(_first(text, "vocab_size") if "vocab_size" in text else _embedding_rows(shapes)),
             max_positions=int(positions) if positions else None,
-            is_tied=is_tied,
+            is_tied=tied,
             is_multimodal=text is not config,
             has_own_code="auto_map" in config,
             linear_input_sizes=_linear_inputs(shapes),
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise StageError(Reason.UNSUPPORTED_MODEL, f"{path} cannot be read as a model: {_said(error)}") from error
+
+
+def is_tied(config: Mapping[str, Any], names: Iterable[str]) -> bool:
+    """Whether a model's output layer is its embedding.
+
+    Args:
+        config: of the model.
+        names: of its tensors: where the configuration leaves it to the class's default, they tell.
+    """
+    text = config.get("text_config", config)
+    stated = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
+    return bool(stated) if stated is not None else not any(name.endswith(HEAD) for name in names)
 
 
 def original(path: Path, fingerprint: str) -> Checkpoint:
@@ -190,15 +200,15 @@ def _first(config: Mapping[str, Any], *names: str) -> Any:
 
 
 def _embedding_rows(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    return next(s[0] for name, s in shapes.items() if name.endswith(_EMBEDDINGS))
+    return next(s[0] for name, s in shapes.items() if name.endswith(EMBEDDINGS))
 
 
 def _parameters(shapes: Mapping[str, tuple[int, ...]], is_tied: bool) -> int:
-    repeats = is_tied and any(name.endswith(_EMBEDDINGS) for name in shapes)
+    repeats = is_tied and any(name.endswith(EMBEDDINGS) for name in shapes)
     return sum(
         prod(shape)
         for name, shape in shapes.items()
-        if not ((repeats and name.endswith(_HEAD)) or any(fnmatch.fnmatch(name, pattern) for pattern in _BUFFERS))
+        if not ((repeats and name.endswith(HEAD)) or any(fnmatch.fnmatch(name, pattern) for pattern in _BUFFERS))
     )
 
 
@@ -206,7 +216,7 @@ def _linear_inputs(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     return {
         name.removesuffix(".weight"): shape[1]
         for name, shape in sorted(shapes.items())
-        if len(shape) == 2 and name.endswith(".weight") and _LAYER.search(name) and not _NOT_DECODER.search(name)
+        if len(shape) == 2 and name.endswith(".weight") and _LAYER.search(name) and not NOT_DECODER.search(name)
     }
 
 

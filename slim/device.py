@@ -3,12 +3,13 @@
 A quantity that a device cannot measure is None, never 0. Vendor errors are translated here, once.
 """
 
+import math
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, Self
 
 import psutil
@@ -16,6 +17,8 @@ import psutil
 from slim import provenance
 
 MIB = 1 << 20
+
+_FAMILY_S = 1.0
 
 _THROTTLE_REASONS = {
     0x0000000000000004: "sw_power_cap",
@@ -35,6 +38,7 @@ class DeviceState:
         sm_clock_mhz, memory_clock_mhz: current clocks.
         power_limit_w: enforced.
         throttle: names of the reasons why a clock is held down now.
+        driver: its version; None on a CPU.
         other_processes: compute processes on these GPUs that are not this worker or its children; None where that cannot be
             told: no GPU, or a container whose process ids are not those that the driver reports.
     """
@@ -45,6 +49,7 @@ class DeviceState:
     power_limit_w: tuple[float, ...] = ()
     throttle: tuple[str, ...] = ()
     other_processes: int | None = None
+    driver: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -75,20 +80,32 @@ class Device(Protocol):
 
 
 class CpuDevice:
-    """A machine without a GPU: memory is the resident set of this process and its children; power is unknown."""
+    """A machine without a GPU: memory is the resident set of a process and its children; power is unknown.
+
+    Args:
+        pid: the process; None is this one.
+        without: children that do not count, such as who is reading.
+    """
 
     name = "cpu"
 
-    def __init__(self) -> None:
-        self._process = psutil.Process()
+    def __init__(self, pid: int | None = None, without: Collection[int] = ()) -> None:
+        self._process = psutil.Process(pid)
+        self._without = frozenset(without)
+        self._children: list[psutil.Process] = []
+        self._looked_s = -math.inf
 
     def memory_used_bytes(self) -> int:
         """See `Device`."""
         total = self._process.memory_info().rss
-        for child in self._process.children(recursive=True):
+        # Children are looked for once a second: it means reading about every process of the machine.
+        if time.monotonic() - self._looked_s >= _FAMILY_S:
+            self._children = [c for c in self._process.children(recursive=True) if c.pid not in self._without]
+            self._looked_s = time.monotonic()
+        for child in self._children:
             try:
                 total += child.memory_info().rss
-            except psutil.NoSuchProcess:
+            except psutil.Error:
                 continue
         return int(total)
 
@@ -112,24 +129,29 @@ class NvmlDevice:
     def __init__(self, nvml: Any, handles: list[Any]) -> None:
         self._nvml = nvml
         self._handles = handles
-        self.name = str(nvml.nvmlDeviceGetName(handles[0]))
+        self.name = provenance.text_of(nvml.nvmlDeviceGetName(handles[0]))
 
     @classmethod
     def open(cls, visible: str | None = None) -> Self | None:
         """Return the visible GPUs, or None where there is no NVML, no driver or no visible GPU.
 
         Args:
-            visible: value of ``CUDA_VISIBLE_DEVICES``: indices or UUIDs; None reads the environment.
+            visible: value of ``CUDA_VISIBLE_DEVICES``: indices, UUIDs or MIG UUIDs; None reads the environment.
         """
         try:
             import pynvml as nvml
 
             nvml.nvmlInit()
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES") if visible is None else visible
+            handles = provenance.visible_handles(nvml, visible)
         except Exception:  # noqa: BLE001 - a missing library, driver or permission all mean: no NVML here
             return None
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") if visible is None else visible
-        handles = [_handle(nvml, entry) for entry in _entries(visible, nvml.nvmlDeviceGetCount())]
         return cls(nvml, handles) if handles else None
+
+    @property
+    def uuids(self) -> tuple[str, ...]:
+        """Of the GPUs, as ``CUDA_VISIBLE_DEVICES`` takes them: opens the same GPUs in another process."""
+        return tuple(provenance.text_of(self._nvml.nvmlDeviceGetUUID(handle)) for handle in self._handles)
 
     def _read(self, function: str, *arguments: Any) -> list[Any] | None:
         """One reading a GPU; None when the device does not offer it."""
@@ -157,45 +179,62 @@ class NvmlDevice:
         readings = self._read("nvmlDeviceGetUtilizationRates")
         return None if readings is None else sum(r.gpu for r in readings) / len(readings)
 
-    def state(self) -> DeviceState:
-        """See `Device`."""
-        nvml = self._nvml
+    def conditions(self) -> DeviceState:
+        """Temperature, clock and throttle reasons: the part of `state` that is cheap enough to be sampled."""
         masks = self._read("nvmlDeviceGetCurrentClocksThrottleReasons") or []
-        processes = self._read("nvmlDeviceGetComputeRunningProcesses") or []
-        own = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
-        seen = {p.pid for gpu in processes for p in gpu}
-        renumbered = allocation() is not None and bool(seen) and not seen & own
         return DeviceState(
-            temperature_c=tuple(self._read("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU) or ()),
-            sm_clock_mhz=tuple(self._read("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM) or ()),
-            memory_clock_mhz=tuple(self._read("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM) or ()),
-            power_limit_w=tuple(w / 1000 for w in self._read("nvmlDeviceGetEnforcedPowerLimit") or ()),
+            temperature_c=tuple(self._read("nvmlDeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU) or ()),
+            sm_clock_mhz=tuple(self._read("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_SM) or ()),
             throttle=tuple(sorted({name for mask in masks for bit, name in _THROTTLE_REASONS.items() if mask & bit})),
-            other_processes=None if renumbered else len(seen - own),
         )
 
+    def compute_pids(self) -> frozenset[int] | None:
+        """Processes that compute on the GPUs, as the driver numbers them; None when it does not say."""
+        processes = self._read("nvmlDeviceGetComputeRunningProcesses")
+        return None if processes is None else frozenset(int(p.pid) for gpu in processes for p in gpu)
 
-def _entries(visible: str | None, count: int) -> list[str]:
-    """The visible GPUs as CUDA reads them: everything after the first invalid entry is ignored."""
-    if visible is None:
-        return [str(i) for i in range(count)]
-    entries: list[str] = []
-    for entry in (e.strip() for e in visible.split(",")):
-        if not entry or (entry.lstrip("-").isdigit() and not 0 <= int(entry) < count):
-            break
-        entries.append(entry)
-    return entries
+    def state(self) -> DeviceState:
+        """See `Device`."""
+        pids = self.compute_pids()
+        return replace(
+            self.conditions(),
+            memory_clock_mhz=tuple(self._read("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_MEM) or ()),
+            power_limit_w=tuple(w / 1000 for w in self._read("nvmlDeviceGetEnforcedPowerLimit") or ()),
+            other_processes=None if pids is None else strangers([pids], own_pids()),
+            driver=self._driver(),
+        )
+
+    def _driver(self) -> str | None:
+        try:
+            return provenance.text_of(self._nvml.nvmlSystemGetDriverVersion())
+        except self._nvml.NVMLError:
+            return None
 
 
-def _handle(nvml: Any, entry: str) -> Any:
-    if entry.isdigit():
-        return nvml.nvmlDeviceGetHandleByIndex(int(entry))
-    for index in range(nvml.nvmlDeviceGetCount()):
-        # CUDA accepts any unambiguous beginning of a UUID.
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        if str(nvml.nvmlDeviceGetUUID(handle)).startswith(entry):
-            return handle
-    return nvml.nvmlDeviceGetHandleByUUID(entry)
+def own_pids() -> frozenset[int]:
+    """This process and its children."""
+    return frozenset({os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))})
+
+
+def strangers(seen: Sequence[frozenset[int]], own: frozenset[int]) -> int | None:
+    """Return how many processes not our own computed on the GPUs.
+
+    Inside a container the driver may number processes otherwise than the container does. Then ours cannot be told from others
+    at first sight, but whoever came later is a stranger: the engine was there from the beginning.
+
+    Args:
+        seen: process ids at one time after another, as the driver numbers them.
+        own: ours, as this process numbers them.
+
+    Returns:
+        None where it cannot be told.
+    """
+    if not seen:
+        return None
+    everyone = frozenset().union(*seen)
+    if allocation() is not None and everyone and not everyone & own:
+        return len(everyone - seen[0]) or None
+    return len(everyone - own)
 
 
 def open_device() -> Device:

@@ -4,6 +4,7 @@ import fnmatch
 import json
 import re
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,32 @@ def side_files(path: Path, *, with_code: bool = False) -> list[Path]:
     return sorted(f for f in path.iterdir() if f.is_file() and any(fnmatch.fnmatch(f.name, pattern) for pattern in patterns))
 
 
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor as a safetensors file holds it.
+
+    Attributes:
+        dtype: the format's word, such as ``BF16`` or ``I8``.
+        shape: sizes.
+        bytes: in the file.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
 def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor of a safetensors file, read from its header alone.
+
+    Raises:
+        ValueError: not a safetensors file.
+    """
+    return {name: tensor.shape for name, tensor in tensors(file).items()}
+
+
+def tensors(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, described by its header alone.
 
     Raises:
         ValueError: not a safetensors file.
@@ -82,7 +107,12 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
             if length > _MAX_HEADER_BYTES:
                 raise ValueError("header too long")
             header = json.loads(stream.read(length))
-        return {name: tuple(int(n) for n in entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+        found = {}
+        for name, entry in header.items():
+            if name != "__metadata__":
+                begin, end = entry["data_offsets"]
+                found[name] = Tensor(str(entry["dtype"]), tuple(int(n) for n in entry["shape"]), int(end) - int(begin))
+        return found
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file.name} is not a safetensors file ({error})") from None
 

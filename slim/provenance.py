@@ -202,17 +202,17 @@ def gpu_hardware() -> Hardware | None:
     except pynvml.NVMLError:
         return None
     try:
-        handles = _visible_handles(pynvml, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        handles = visible_handles(pynvml, os.environ.get("CUDA_VISIBLE_DEVICES"))
         if not handles:
             return None
-        names = dict.fromkeys(_text(pynvml.nvmlDeviceGetName(handle)) for handle in handles)
+        names = dict.fromkeys(text_of(pynvml.nvmlDeviceGetName(handle)) for handle in handles)
         capabilities = [tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handle)) for handle in handles]
         return Hardware(
             device="cuda",
             name=" + ".join(names),
             count=len(handles),
             memory_bytes=min(int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles),
-            driver=_text(pynvml.nvmlSystemGetDriverVersion()),
+            driver=text_of(pynvml.nvmlSystemGetDriverVersion()),
             cpu_name=cpu_name(),
             cores=usable_cores(),
             compute_capability=min(capabilities),
@@ -244,13 +244,13 @@ def _memory_bytes() -> int | None:
     return min(known + ([int(limit)] if limit.isdecimal() else []), default=None)
 
 
-def _visible_handles(pynvml: Any, visible: str | None) -> list[Any]:
+def visible_handles(pynvml: Any, visible: str | None) -> list[Any]:
     """NVML handles of what ``CUDA_VISIBLE_DEVICES`` lets through: indices or UUIDs, up to the first that is invalid."""
     count = pynvml.nvmlDeviceGetCount()
     everything = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
     if visible is None:
         return everything
-    uuids = [_text(pynvml.nvmlDeviceGetUUID(handle)) for handle in everything]
+    uuids = [text_of(pynvml.nvmlDeviceGetUUID(handle)) for handle in everything]
     handles = []
     for entry in (part.strip() for part in visible.split(",")):
         if entry.isdecimal() and int(entry) < count:
@@ -293,7 +293,7 @@ def _run(program: str, *arguments: str) -> tuple[str | None, str]:
     )
 
 
-def _text(value: str | bytes) -> str:
+def text_of(value: str | bytes) -> str:
     """NVML's strings are bytes in older bindings."""
     return value.decode() if isinstance(value, bytes) else value
 

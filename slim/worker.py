@@ -165,6 +165,7 @@ def run_profile(work: Work, order: StageOrder, draft: Draft) -> StageResult:
         draft.artifacts,
         seed=work.job.seed,
         device=work.device,
+        checkpoint=served.path,
         on_progress=work.on_progress,
     )
     return StageResult("profile", order.key, {**found.metrics, **sizes(served)}, found.params, found.tags, found.datasets)

@@ -70,3 +70,24 @@ def test_impact_against_the_baseline() -> None:
 def test_a_configuration_has_no_impact_against_itself(metrics: dict[str, float]) -> None:
     found = aggregate.impact(metrics, metrics)
     assert all(value == pytest.approx(1.0 if key == "impact/speedup" else 0.0) for key, value in found.items())
+
+
+@pytest.mark.parametrize(
+    ("values", "flagged"), [((10.0, 10.9), False), ((10.0, 12.0), True), ((0.1, -0.1), True), ((1.0, 0.0), True)]
+)
+def test_energy_that_spreads_or_is_not_positive_is_flagged(values: tuple[float, ...], flagged: bool) -> None:
+    combined, reasons = aggregate.combine_repeats([{"energy/net_j_per_query": v, "validity/ok": 1.0} for v in values])
+    assert reasons == (["repeats_spread:energy/net_j_per_query"] if flagged else [])
+    assert combined["validity/ok"] == float(not flagged)
+
+
+@pytest.mark.parametrize(
+    ("per_token", "tokens"),
+    [({"energy/net_j_per_output_token": 0.5}, 4000.0), ({"energy/net_j_per_output_token": 1.0}, None), ({}, None)],
+)
+def test_quantizing_pays_for_itself_when_a_token_saves_energy(per_token: dict[str, float], tokens: float | None) -> None:
+    baseline = {"energy/net_j_per_output_token": 0.75}
+    found = aggregate.impact(baseline, {"quantize/energy_j": 1000.0, **per_token})
+    assert found.get("impact/energy_payback_tokens") == tokens
+    assert "impact/energy_payback_tokens" not in aggregate.impact(baseline, per_token)
+    assert "impact/energy_payback_tokens" not in aggregate.impact({}, {"quantize/energy_j": 1000.0, **per_token})

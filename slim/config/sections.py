@@ -176,12 +176,10 @@ class EnergyConfig(Section):
     Attributes:
         min_duration_s: steady work at least this long.
         idle_s: how long idle power is measured, with the engine loaded, just before.
-        interval_s: between power samples.
     """
 
     min_duration_s: Seconds = 30.0
     idle_s: Seconds = 10.0
-    interval_s: Seconds = 0.1
 
 
 class ProfileConfig(Section):
@@ -195,7 +193,8 @@ class ProfileConfig(Section):
         concurrency: concurrencies of the throughput pass, in order; it ends early when the rate stops growing.
         requests_per_concurrency: requests at concurrency n: this many times n, at least.
         amortized_batch8: also measure `latency/amortized_b8_ms`.
-        memory_interval_s: between memory samples.
+        sampling_interval_s: between readings of power, utilization, memory, temperature and clock.
+        peak_bandwidth_gb_s: of the device's memory, for `efficiency/mbu`; None measures it with a copy test.
         cooldown_s: at most this long before a configuration until the GPU is as cool as before the first one.
         energy: the energy pass; None leaves it out.
     """
@@ -207,7 +206,8 @@ class ProfileConfig(Section):
     concurrency: tuple[Positive, ...] = (1, 8, 32, 64, 128, 256)
     requests_per_concurrency: Positive = 4
     amortized_batch8: bool = True
-    memory_interval_s: Seconds = 0.1
+    sampling_interval_s: Seconds = 0.1
+    peak_bandwidth_gb_s: Annotated[float, Field(gt=0)] | None = None
     cooldown_s: Annotated[float, Field(ge=0)] = 60.0
     energy: EnergyConfig | None = EnergyConfig()
 

@@ -6,10 +6,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from slim.config import EnergyConfig
-from slim.device import Device, Sample, Sampler
+from slim.device import Device, Sample
 from slim.engines.base import Engine, GenerationRequest
+from slim.profile.trace import Monitor, Trace
 from slim.records import OnProgress, Progress
 from slim.stats import integrate
+
+
+@dataclass(frozen=True)
+class Work:
+    """What was done in the energy pass.
+
+    Attributes:
+        counter_j: difference of the device's energy counter over the work; None when it has none.
+        wall_s: of the work.
+        requests, output_tokens: done in that time.
+        throttle: reasons seen just after the work.
+    """
+
+    counter_j: float | None
+    wall_s: float
+    requests: int
+    output_tokens: int
+    throttle: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -57,39 +76,55 @@ class EnergyPass:
         return self.gross_j - self.idle_w * self.wall_s
 
 
+def join(work: Work, trace: Trace) -> EnergyPass | None:
+    """Put the work together with what the trace says about it; None when the trace has too few power readings for an integral."""
+    idle, power = trace.samples("power_w", "idle"), trace.samples("power_w", "energy")
+    if not idle or len(power) < 2 or power[0].time_s == power[-1].time_s:
+        return None
+    return EnergyPass(
+        idle=idle,
+        power=power,
+        utilization=trace.samples("utilization_pct", "energy"),
+        counter_j=work.counter_j,
+        wall_s=work.wall_s,
+        requests=work.requests,
+        output_tokens=work.output_tokens,
+        throttle=work.throttle,
+    )
+
+
 def measure(
     engine: Engine,
     device: Device,
+    monitor: Monitor,
     requests: Sequence[GenerationRequest],
     concurrency: int,
-    config: EnergyConfig,
     *,
+    config: EnergyConfig,
     on_progress: OnProgress,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
-) -> EnergyPass | None:
-    """Run the energy pass; None on a device without a power reading.
+) -> Work | None:
+    """Run the energy pass as the phases ``idle`` and ``energy``; None on a device without a power reading.
 
     Args:
         engine: a warm engine.
-        device: what is read.
+        device: whose counter is read.
+        monitor: samples the power.
         requests: one batch of work, repeated until the time is reached.
         concurrency: requests in flight.
-        config: times and sampling interval.
+        config: times.
         on_progress: called after each batch.
         clock: monotonic seconds.
         sleep: waits through the idle measurement.
     """
     if device.power_w() is None:
         return None
-    with Sampler(device.power_w, config.interval_s, clock) as idle:
+    with monitor.phase("idle"):
         on_progress(Progress("idle power", 0, None, "seconds"))
         sleep(config.idle_s)
     done = tokens = 0
-    with (
-        Sampler(device.power_w, config.interval_s, clock) as power,
-        Sampler(device.utilization_pct, config.interval_s, clock) as busy,
-    ):
+    with monitor.phase("energy"):
         counter = device.total_energy_j()
         start = clock()
         for batch in itertools.repeat(requests):
@@ -101,10 +136,7 @@ def measure(
             if wall_s >= config.min_duration_s:
                 break
         counter_end = device.total_energy_j()
-    return EnergyPass(
-        idle=tuple(idle.samples),
-        power=tuple(power.samples),
-        utilization=tuple(busy.samples),
+    return Work(
         counter_j=None if counter is None or counter_end is None else counter_end - counter,
         wall_s=wall_s,
         requests=done,

@@ -7,6 +7,7 @@ from slim.device import MIB, DeviceState, Sample
 from slim.engines.base import Completion, EngineInfo
 from slim.profile.energy import EnergyPass
 from slim.profile.passes import CurvePoint, Warmup
+from slim.profile.trace import MAX_THROTTLED, Trace
 
 MIN_ENERGY_S = 30.0
 MAX_COUNTER_DEVIATION = 0.05
@@ -54,17 +55,15 @@ def memory_metrics(info: EngineInfo, samples: Sequence[Sample], growth_bytes: in
 
     Args:
         info: of the engine.
-        samples: device memory in use over the passes, bytes.
+        samples: device memory in use over the passes, bytes; empty where it could not be read.
         growth_bytes: peak of the concurrency-1 pass less what was held before it: activations, and the cache where the engine
             does not reserve it beforehand.
         tokens: prompt and output tokens of one request of the workload.
     """
     used = [s.value for s in samples]
-    metrics = {
-        "memory/weights_mib": info.weights_bytes / MIB,
-        "memory/peak_mib": max(used) / MIB,
-        "memory/mean_mib": sum(used) / len(used) / MIB,
-    }
+    metrics = {"memory/weights_mib": info.weights_bytes / MIB}
+    if used:
+        metrics |= {"memory/peak_mib": max(used) / MIB, "memory/mean_mib": sum(used) / len(used) / MIB}
     if info.kv_capacity_tokens is not None:
         metrics["memory/kv_capacity_tokens"] = info.kv_capacity_tokens
         if info.kv_bytes_per_token is not None:
@@ -91,8 +90,17 @@ def energy_metrics(energy: EnergyPass) -> dict[str, float]:
     return metrics
 
 
-def validity(warmup: Warmup, energy: EnergyPass | None, before: DeviceState, after: DeviceState) -> list[str]:
-    """The checks of the protocol that did not hold, as short reasons; empty when all did."""
+def validity(
+    warmup: Warmup, energy: EnergyPass | None, before: DeviceState, after: DeviceState, trace: Trace | None = None
+) -> list[str]:
+    """The checks of the protocol that did not hold, as short reasons; empty when all did.
+
+    Args:
+        warmup: as it went.
+        energy: None where power cannot be read.
+        before, after: the device outside the measurement.
+        trace: the device throughout it; None leaves out what only that shows.
+    """
     reasons = []
     if not warmup.settled:
         reasons.append("warmup_unsettled")
@@ -102,8 +110,27 @@ def validity(warmup: Warmup, energy: EnergyPass | None, before: DeviceState, aft
         if energy.counter_j and abs(energy.sampled_j / energy.counter_j - 1) > MAX_COUNTER_DEVIATION:
             reasons.append("energy_counter_disagrees")
     throttle = {*before.throttle, *after.throttle, *(energy.throttle if energy else ())}
+    if trace is not None:
+        throttle |= {reason for reason, share in trace.throttled.items() if share > MAX_THROTTLED}
     if throttle:
         reasons.append("clocks_throttled:" + "+".join(sorted(throttle)))
-    if max(before.other_processes or 0, after.other_processes or 0) > 0:
+    if max(before.other_processes or 0, after.other_processes or 0, (trace and trace.other_processes) or 0) > 0:
         reasons.append("gpu_shared")
+    if trace is not None and trace.is_starved:
+        reasons.append("trace_starved")
     return reasons
+
+
+def not_measured(trace: Trace, energy: EnergyPass | None) -> list[str]:
+    """Say what the device does not offer, so that its metrics are absent; once a profile.
+
+    Args:
+        trace: of the profile.
+        energy: None where there was no energy pass or it gave nothing.
+    """
+    names = {"power_w": "power", "utilization_pct": "utilization", "temperature_c": "temperature", "sm_clock_mhz": "clock"}
+    absent = [name for quantity, name in names.items() if all(getattr(r, quantity) is None for r in trace.readings)]
+    notes = [f"not measured by this device: {', '.join(absent)}"] if absent else []
+    if energy is not None and energy.counter_j is None:
+        notes.append("no energy counter: energy is sampled power alone")
+    return notes

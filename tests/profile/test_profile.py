@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from slim import metrics
 from slim.config import EnergyConfig, ProfileConfig, WarmupConfig
-from slim.device import CpuDevice, DeviceState, Sample, Sampler
+from slim.device import DeviceState, Sample, Sampler
 from slim.engines.base import EngineSpec
 from slim.engines.fake import FakeEngine, VirtualClock
-from slim.profile import Profile, energy, passes, profile, summary, workload
+from slim.profile import Profile, bandwidth, energy, passes, profile, summary, workload
 from slim.profile.energy import EnergyPass
 from slim.profile.passes import Warmup
+from slim.profile.trace import Monitor
 from slim.records import ignore_progress
 
 PREFILL_S, STEP_S, EXTRA_S = 0.001, 0.010, 0.001
@@ -27,7 +28,7 @@ CONFIG = ProfileConfig(
     warmup=WarmupConfig(min_requests=5, max_requests=9),
     concurrency=(1, 2, 4),
     requests_per_concurrency=1,
-    memory_interval_s=0.5,
+    sampling_interval_s=0.5,
     energy=None,
 )
 TEXT = [i * 7 % 255 + 1 for i in range(400)]
@@ -127,9 +128,10 @@ def test_raw_times_are_kept(tmp_path: Path) -> None:
 def test_a_device_without_power_has_no_energy(tmp_path: Path) -> None:
     fake = engine()
     config = CONFIG.model_copy(update={"energy": EnergyConfig()})
-    found = measured(tmp_path, fake, FakeDevice(fake.clock, watts=None), config).metrics
-    assert not any(key.startswith("energy/") for key in found)
-    assert not (tmp_path / "power.parquet").exists()
+    found = measured(tmp_path, fake, FakeDevice(fake.clock, watts=None), config)
+    assert not any(key.startswith("energy/") for key in found.metrics)
+    assert found.tags["slim.profile_notes"] == "not measured by this device: power, temperature, clock"
+    assert pq.read_table(tmp_path / "trace.parquet")["power_w"].null_count > 0
 
 
 def test_energy_is_power_times_time_and_idle_is_subtracted() -> None:
@@ -144,16 +146,20 @@ def test_energy_is_power_times_time_and_idle_is_subtracted() -> None:
     # The device draws 100 W until the idle measurement is over; its counter follows the work.
     counter = iter([1000.0, 1000.0 + 400.0 * 40])
     device.total_energy_j = lambda: next(counter)  # type: ignore[method-assign]
-    found = energy.measure(
-        fake,
-        device,
-        requests,
-        4,
-        EnergyConfig(min_duration_s=40, idle_s=10, interval_s=1e6),
-        on_progress=ignore_progress,
-        clock=fake.clock.now,
-        sleep=sleep,
-    )
+    with Monitor(device, 1e6, fake.clock.now) as monitor:
+        work = energy.measure(
+            fake,
+            device,
+            monitor,
+            requests,
+            4,
+            config=EnergyConfig(min_duration_s=40, idle_s=10),
+            on_progress=ignore_progress,
+            clock=fake.clock.now,
+            sleep=sleep,
+        )
+    assert work is not None
+    found = energy.join(work, monitor.trace)
     assert found is not None
     assert found.wall_s >= 40
     assert found.idle[0].value == 100.0
@@ -204,7 +210,7 @@ def test_an_invalid_profile_says_why(tmp_path: Path) -> None:
     fake = engine()
     found = measured(tmp_path, fake, FakeDevice(fake.clock, throttle=["sw_power_cap"], others=2))
     assert found.metrics["validity/ok"] == 0.0
-    assert found.tags == {"slim.validity": "clocks_throttled:sw_power_cap,gpu_shared"}
+    assert found.tags["slim.validity"] == "clocks_throttled:sw_power_cap,gpu_shared"
 
 
 def test_warm_up_goes_on_until_times_agree() -> None:
@@ -251,7 +257,29 @@ def test_the_sampler_reads_at_both_ends_and_skips_what_is_unknown() -> None:
     assert unknown.samples == []
 
 
-def test_a_cpu_measures_its_memory_and_nothing_else() -> None:
-    device = CpuDevice()
-    assert device.memory_used_bytes() > 1 << 20
-    assert (device.power_w(), device.total_energy_j(), device.utilization_pct()) == (None, None, None)
+def test_a_profile_says_how_near_it_is_to_the_devices_limit(tmp_path: Path, tiny_model: Path) -> None:
+    fake = engine(kv_bytes_per_token=1000)
+    config = CONFIG.model_copy(update={"peak_bandwidth_gb_s": 2.0})
+    found = profile(
+        fake, TEXT, config, tmp_path, seed=1, device=FakeDevice(fake.clock), checkpoint=tiny_model, clock=fake.clock.now
+    )
+    weights = bandwidth.weight_bytes(tiny_model)
+    assert weights is not None
+    assert found.metrics["efficiency/mbu"] == pytest.approx((weights + 1000 * 22.5) / STEP_S / 2e9)
+    assert found.params["profile.bandwidth_from"] == "sweep file"
+    assert metrics.check(found.metrics) == found.metrics
+    assert not any(key.startswith("efficiency/") for key in measured(tmp_path, engine()).metrics)
+
+
+def test_the_trace_covers_all_phases(tmp_path: Path) -> None:
+    fake = engine()
+    config = CONFIG.model_copy(update={"energy": EnergyConfig(min_duration_s=2.0, idle_s=0.01)})
+    found = measured(tmp_path, fake, config=config)
+    phases = ["warm-up", "latency", "batch of 8", "throughput", "idle", "energy"]
+    states = json.loads((tmp_path / "device.json").read_text())
+    assert [phase["name"] for phase in states["phases"]] == phases
+    assert {"before", "after", "sampling", "throttled_share"} <= states.keys()
+    assert set(pq.read_table(tmp_path / "trace.parquet")["phase"].to_pylist()) >= {"warm-up", "latency", "throughput", "energy"}
+    assert (tmp_path / "trace.png").read_bytes().startswith(b"\x89PNG")
+    assert found.metrics["energy/gross_j_per_query"] > 0
+    assert found.metrics["gpu/utilization_mean_pct"] == 50.0
