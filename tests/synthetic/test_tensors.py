@@ -7,6 +7,7 @@ import pytest
 
 from slim import models
 from slim.config import ModelEntry
+from slim.provenance import ROOT
 from slim.synthetic.presets import PRESETS
 from slim.synthetic.tensors import is_tied, tensors
 from tests.synthetic.configs import PARAMETERS, SMALL, write
@@ -94,3 +95,10 @@ def test_gemma_with_its_vision_part_is_what_was_published() -> None:
         model = Gemma3ForConditionalGeneration(Gemma3Config(text_config=dict(PRESETS["gemma-3-4b"]), vision_config=vision))
     text = sum(p.numel() for p in model.model.language_model.parameters())
     assert (text, sum(p.numel() for p in model.parameters())) == (PUBLISHED["gemma-3-4b"], GEMMA_WITH_VISION)
+
+
+def test_the_documentation_lists_every_preset_with_its_parameters() -> None:
+    text = (ROOT / "docs" / "synthetic.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
+    assert {name.strip("`"): int(count.replace(",", "")) for name, _, count in rows} == PUBLISHED
+    assert set(PRESETS) == set(PUBLISHED)
