@@ -143,6 +143,9 @@ def print_plan(console: Console, plan: Plan) -> None:
             )
             table.add_row(planned.name if number == 0 else "", name, what, rough)
     console.print(table)
+    for message in dict.fromkeys(planned.left_out for planned in plan.configurations):
+        if message is not None:
+            console.print(f"Note: {message}.", highlight=False, markup=False, soft_wrap=True)
     console.print(f"Rough estimate of what is left: {duration(plan.estimate_s)}.", highlight=False)
 
 

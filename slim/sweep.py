@@ -176,6 +176,7 @@ class SweepRun:
                 "run_id": e.run_id,
                 "reused": e.planned.run is not None,
                 "failure": asdict(e.failure) if e.failure else None,
+                "left_out": e.planned.left_out,
                 "stages": {f"{s.stage}{s.repeat or ''}": e.done[s.key].run_id for s in e.planned.stages if s.key in e.done},
             }
             for e in self._ledger.entries
@@ -234,6 +235,9 @@ class SweepRun:
 
     def _work(self) -> None:
         entries = self._ledger.entries
+        for message in dict.fromkeys(e.planned.left_out for e in entries):
+            if message is not None:
+                self._note(message)
         for entry in entries:
             if entry.ended:
                 self._ended(entry)

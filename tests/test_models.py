@@ -55,7 +55,8 @@ def edit_config(path: Path, **values: object) -> None:
         ("nothing.gguf", "no such file"),
         ("smollm", "Hub id such as org/name"),
         ("a/b/c", "Hub id such as org/name"),
-        ("synthetic:llama-3b", "allowed: embedded"),
+        ("synthetic:llama-3b", "did you mean llama-3.2-3b"),
+        ("synthetic:gpt", "allowed: llama-3.2-1b, llama-3.2-3b, qwen2.5-3b"),
         ("org/na me", "allowed: embedded"),
     ],
 )

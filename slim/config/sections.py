@@ -25,7 +25,7 @@ class ModelEntry(Section):
     """A model of the sweep.
 
     Attributes:
-        id: Hub id, local directory, GGUF file, or ``embedded``.
+        id: Hub id, local directory, GGUF file, ``embedded``, or ``synthetic:<preset>``.
         revision: Hub branch, tag or commit; None is the default branch.
         trust_remote_code: run code that comes with the model; off unless the user asks for it.
     """
