@@ -3,16 +3,19 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from slim import models, worker
-from slim.config import EvaluateConfig, ModelEntry, ProfileConfig
+from slim.config import EvaluateConfig, ModelEntry, ProfileConfig, QuantizeConfig
+from slim.device import CpuDevice
 from slim.engines import EngineSpec
 from slim.engines.fake import FakeEngine
 from slim.errors import Reason
-from slim.jobs import Job, Spool, StageOrder
+from slim.jobs import Draft, Job, Spool, StageOrder
+from slim.records import Checkpoint, ModelSource, ignore_progress
 from tests.tiny import VOCAB_SIZE
 
 EVALUATE = EvaluateConfig(tasks=("slim_facts",), limit=4, perplexity_tokens=64)
@@ -105,3 +108,19 @@ def test_work_of_earlier_attempts_is_added(run: Run, opened: list[str], tmp_path
     assert found.result.metrics["timing/work_s"] > found.result.metrics["timing/resumed_s"]
     assert found.result.params["evaluate.resumed_parts"] == 2
     assert not pieces.root.exists()
+
+
+@pytest.mark.parametrize(("counter", "energy_j"), [((1000.0, 1750.0), 750.0), ((None, None), None)])
+def test_quantizing_has_its_own_energy_where_there_is_a_counter(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, counter: tuple[float | None, ...], energy_j: float | None
+) -> None:
+    readings = iter(counter)
+    device = CpuDevice()
+    monkeypatch.setattr(device, "total_energy_j", lambda: next(readings))
+    made = SimpleNamespace(checkpoint=Checkpoint(tmp_path, "k", 100, 50), params={}, datasets=())
+    monkeypatch.setattr("slim.quantize.quantize", lambda *_, **__: made)
+    source = ModelSource("m", "local", None, "f", "m", tmp_path)
+    work = worker.Work(Job(source, "gptq-int4", 1, tmp_path), tmp_path, device, ignore_progress)
+    found = worker.run_quantize(work, order("quantize", QuantizeConfig()), Draft(tmp_path)).metrics
+    assert found.get("quantize/energy_j") == energy_j
+    assert found["quantize/peak_mib"] > 1
