@@ -184,12 +184,32 @@ class EnergyConfig(Section):
     interval_s: Seconds = 0.1
 
 
+class PromptsConfig(Section):
+    """Where the prompts' text comes from. Prompts are windows of it, so all have the same length and begin differently.
+
+    Attributes:
+        source: ``python-docs`` (text installed with Python), a local text file, a local ``.jsonl`` file whose lines have
+            ``messages`` (the chat template is applied) or ``text``, or a Hub data set of either.
+        subset: of a Hub data set, such as ``wikitext-2-raw-v1``; None is its default.
+        split: of a Hub data set.
+        rows: of a data set or ``.jsonl`` file at most, the first ones.
+        data_dir: local mirror of Hub data sets, laid out ``<organisation>/<name>``.
+    """
+
+    source: Name = "python-docs"
+    subset: Name | None = None
+    split: Name = "train"
+    rows: Positive = 2000
+    data_dir: Name | None = None
+
+
 class ProfileConfig(Section):
     """What efficiency is measured on: every configuration gets the same lengths.
 
     Attributes:
         input_tokens: tokens of each prompt.
         output_tokens: tokens generated for each, end of sequence ignored.
+        prompts: where their text comes from.
         requests: measured requests of the latency pass.
         warmup: what runs before.
         concurrency: concurrencies of the throughput pass, in order; it ends early when the rate stops growing.
@@ -202,6 +222,7 @@ class ProfileConfig(Section):
 
     input_tokens: Positive = 256
     output_tokens: Annotated[int, Field(ge=2)] = 256
+    prompts: PromptsConfig = PromptsConfig()
     requests: Positive = 50
     warmup: WarmupConfig = WarmupConfig()
     concurrency: tuple[Positive, ...] = (1, 8, 32, 64, 128, 256)

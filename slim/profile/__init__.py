@@ -13,6 +13,7 @@ from slim.device import Device, Sampler
 from slim.engines.base import Completion, Engine
 from slim.profile import energy as energy_pass
 from slim.profile import passes, summary, workload
+from slim.profile.sources import PromptText
 from slim.records import Dataset, OnProgress, ignore_progress
 from slim.tables import write_parquet
 
@@ -36,7 +37,7 @@ class Profile:
 
 def profile(
     engine: Engine,
-    tokens: Sequence[int],
+    source: PromptText,
     config: ProfileConfig,
     out: Path,
     *,
@@ -49,7 +50,7 @@ def profile(
 
     Args:
         engine: as opened.
-        tokens: text of the workload as token ids.
+        source: text that the prompts are cut from.
         config: lengths and counts.
         out: existing directory; gets ``requests.parquet``, ``throughput.parquet``, ``memory.parquet``, ``device.json`` and, where
             power can be read, ``power.parquet``.
@@ -59,11 +60,12 @@ def profile(
         clock: monotonic seconds, the engine's own clock.
 
     Raises:
-        StageError: from the engine.
+        StageError: from the engine; ``data_unavailable`` when the text is too short for so many prompts.
     """
     device = device or devices.open_device()
     largest = max(*config.concurrency, 8)
-    windows = workload.prompts(tokens, max(config.requests, largest * config.requests_per_concurrency), config.input_tokens, seed)
+    count = max(config.requests, largest * config.requests_per_concurrency)
+    windows = workload.cut(source, count, config.input_tokens, seed)
     requests = workload.requests(windows, config.output_tokens)
 
     before = device.state()
@@ -104,9 +106,15 @@ def profile(
     (out / "device.json").write_text(json.dumps(states, indent=2), encoding="utf-8")
     return Profile(
         metrics=metrics,
-        params={"profile.device": device.name, "profile.warmup_requests": len(warmup.e2e_s)},
+        params={
+            "profile.device": device.name,
+            "profile.warmup_requests": len(warmup.e2e_s),
+            "profile.prompts.origin": source.origin,
+            "profile.prompts.digest": source.digest,
+            "profile.prompts.windows": len(windows),
+        },
         tags={"slim.validity": ",".join(reasons)} if reasons else {},
-        datasets=(Dataset("workload", f"builtin:{text.BUILTIN}", text.digest(repr(windows)), len(windows), "workload"),),
+        datasets=(Dataset("workload", source.origin, text.digest(repr(windows)), len(windows), "workload"),),
     )
 
 

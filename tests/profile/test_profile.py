@@ -17,6 +17,7 @@ from slim.engines.fake import FakeEngine, VirtualClock
 from slim.profile import Profile, energy, passes, profile, summary, workload
 from slim.profile.energy import EnergyPass
 from slim.profile.passes import Warmup
+from slim.profile.sources import PromptText
 from slim.records import ignore_progress
 
 PREFILL_S, STEP_S, EXTRA_S = 0.001, 0.010, 0.001
@@ -31,6 +32,7 @@ CONFIG = ProfileConfig(
     energy=None,
 )
 TEXT = [i * 7 % 255 + 1 for i in range(400)]
+SOURCE = PromptText(tuple(TEXT), "builtin:test", "digest")
 
 
 def engine(**options: object) -> FakeEngine:
@@ -65,7 +67,7 @@ class FakeDevice:
 
 
 def measured(tmp_path: Path, fake: FakeEngine, device: FakeDevice | None = None, config: ProfileConfig = CONFIG) -> Profile:
-    return profile(fake, TEXT, config, tmp_path, seed=1, device=device or FakeDevice(fake.clock), clock=fake.clock.now)
+    return profile(fake, SOURCE, config, tmp_path, seed=1, device=device or FakeDevice(fake.clock), clock=fake.clock.now)
 
 
 def test_latency_is_what_the_engine_takes(tmp_path: Path) -> None:
