@@ -4,6 +4,7 @@
 """
 
 from slim.config.sections import (
+    BatchConfig,
     ComparisonConfig,
     EnergyConfig,
     EnginesConfig,
@@ -24,6 +25,7 @@ from slim.config.sections import (
 from slim.config.sweep import SweepConfig, parse_precision
 
 __all__ = [
+    "BatchConfig",
     "ComparisonConfig",
     "EnergyConfig",
     "EnginesConfig",

@@ -203,6 +203,33 @@ class PromptsConfig(Section):
     data_dir: Name | None = None
 
 
+class BatchConfig(Section):
+    """The search for the largest batch that fits, for an engine that only memory bounds (transformers).
+
+    Attributes:
+        limit: largest batch that is tried.
+        requests: numbers of requests that are run at batch 1 and at the largest batch.
+    """
+
+    limit: Positive = 32
+    requests: tuple[Positive, ...] = (32,)
+
+    @field_validator("requests", mode="before")
+    @classmethod
+    def _list(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _full(self) -> Self:
+        if not self.requests:
+            raise ValueError("requests is empty; name at least one number, such as [32], or set `batch: null`")
+        if len(set(self.requests)) != len(self.requests):
+            raise ValueError(f"requests names a number twice: {list(self.requests)}")
+        if self.limit > min(self.requests):
+            raise ValueError(f"limit {self.limit} is beyond requests {list(self.requests)}, which would not fill such a batch")
+        return self
+
+
 class ProfileConfig(Section):
     """What efficiency is measured on: every configuration gets the same lengths.
 
@@ -214,6 +241,7 @@ class ProfileConfig(Section):
         warmup: what runs before.
         concurrency: concurrencies of the throughput pass, in order; it ends early when the rate stops growing.
         requests_per_concurrency: requests at concurrency n: this many times n, at least.
+        batch: the search for the largest batch; None leaves it out. vLLM's is read off the throughput pass.
         amortized_batch8: also measure `latency/amortized_b8_ms`.
         memory_interval_s: between memory samples.
         cooldown_s: at most this long before a configuration until the GPU is as cool as before the first one.
@@ -227,6 +255,7 @@ class ProfileConfig(Section):
     warmup: WarmupConfig = WarmupConfig()
     concurrency: tuple[Positive, ...] = (1, 8, 32, 64, 128, 256)
     requests_per_concurrency: Positive = 4
+    batch: BatchConfig | None = BatchConfig()
     amortized_batch8: bool = True
     memory_interval_s: Seconds = 0.1
     cooldown_s: Annotated[float, Field(ge=0)] = 60.0

@@ -11,8 +11,8 @@ from slim import text
 from slim.config import ProfileConfig
 from slim.device import Device, Sampler
 from slim.engines.base import Completion, Engine
+from slim.profile import batches, passes, summary, workload
 from slim.profile import energy as energy_pass
-from slim.profile import passes, summary, workload
 from slim.profile.sources import PromptText
 from slim.records import Dataset, OnProgress, ignore_progress
 from slim.tables import write_parquet
@@ -52,8 +52,9 @@ def profile(
         engine: as opened.
         source: text that the prompts are cut from.
         config: lengths and counts.
-        out: existing directory; gets ``requests.parquet``, ``throughput.parquet``, ``memory.parquet``, ``device.json`` and, where
-            power can be read, ``power.parquet``.
+        out: existing directory; gets ``requests.parquet``, ``throughput.parquet``, ``memory.parquet``, ``device.json`` where
+            power can be read ``power.parquet``, and where the largest batch was looked for ``batches.parquet`` and
+            ``batch_tries.parquet``.
         seed: of the prompts' order.
         device: what memory and energy are read from; None opens the one that this process sees.
         on_progress: called after each request or point.
@@ -64,7 +65,9 @@ def profile(
     """
     device = device or devices.open_device()
     largest = max(*config.concurrency, 8)
-    count = max(config.requests, largest * config.requests_per_concurrency)
+    # Where the engine itself bounds the concurrency, the largest that fits is on the curve.
+    search = config.batch if engine.info.max_concurrency is None else None
+    count = max(config.requests, largest * config.requests_per_concurrency, *(search.requests if search else ()))
     windows = workload.cut(source, count, config.input_tokens, seed)
     requests = workload.requests(windows, config.output_tokens)
 
@@ -78,12 +81,18 @@ def profile(
         now = devices.allocation()
         peak_bytes = max(s.value for s in memory.samples) if now is None else now.peak
         metrics = summary.latency_metrics(done)
-        if config.amortized_batch8:
-            metrics["latency/amortized_b8_ms"] = 1e3 * passes.amortized_batch(engine, requests[:8], clock)
+        amortized_s = passes.amortized_batch(engine, requests[:8], clock) if config.amortized_batch8 else None
+        if amortized_s is not None:
+            metrics["latency/amortized_b8_ms"] = 1e3 * amortized_s
         curve = passes.throughput(engine, requests, config.concurrency, config.requests_per_concurrency, on_progress)
     metrics |= summary.throughput_metrics(curve)
     growth = max(0, int(peak_bytes) - held_bytes)
     metrics |= summary.memory_metrics(engine.info, memory.samples, growth, config.input_tokens + config.output_tokens)
+    found = None
+    if search is not None:
+        interval_s = config.memory_interval_s
+        found = batches.measure(engine, device, requests, search, interval_s=interval_s, on_progress=on_progress, clock=clock)
+    metrics |= found.metrics() if found else {} if engine.info.max_concurrency is None else summary.unpreempted(curve)
 
     energy = None
     if config.energy is not None:
@@ -99,6 +108,9 @@ def profile(
     _write_requests(done, out / "requests.parquet")
     write_parquet(out / "throughput.parquet", [asdict(point) for point in curve])
     write_parquet(out / "memory.parquet", [asdict(sample) for sample in memory.samples])
+    if found is not None:
+        write_parquet(out / "batches.parquet", found.rows())
+        write_parquet(out / "batch_tries.parquet", [asdict(one) for one in found.tries])
     if energy is not None:
         phases = [("idle", energy.idle), ("work", energy.power)]
         write_parquet(out / "power.parquet", [{"phase": phase, **asdict(s)} for phase, samples in phases for s in samples])
@@ -112,6 +124,7 @@ def profile(
             "profile.prompts.origin": source.origin,
             "profile.prompts.digest": source.digest,
             "profile.prompts.windows": len(windows),
+            **({"profile.batch.bounded_by": "limit" if found.is_limited else "memory"} if found else {}),
         },
         tags={"slim.validity": ",".join(reasons)} if reasons else {},
         datasets=(Dataset("workload", source.origin, text.digest(repr(windows)), len(windows), "workload"),),

@@ -49,6 +49,12 @@ def throughput_metrics(curve: Sequence[CurvePoint]) -> dict[str, float]:
     }
 
 
+def unpreempted(curve: Sequence[CurvePoint]) -> dict[str, float]:
+    """The largest concurrency that ran without a request being thrown out of the cache; absent when there was none."""
+    fitting = [point.concurrency for point in curve if not point.preemptions]
+    return {"throughput/max_batch": max(fitting)} if fitting else {}
+
+
 def memory_metrics(info: EngineInfo, samples: Sequence[Sample], growth_bytes: int, tokens: int) -> dict[str, float]:
     """Memory in MiB, split.
 

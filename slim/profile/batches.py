@@ -1,0 +1,225 @@
+"""The largest batch that fits, for engines that only memory bounds, and what it brings over one request at a time."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from slim import device as devices
+from slim.config import BatchConfig
+from slim.device import MIB, Device, Sampler
+from slim.engines.base import Completion, Engine, GenerationRequest
+from slim.errors import Reason, StageError
+from slim.records import OnProgress, Progress
+
+T = TypeVar("T")
+
+SHRINK = 16
+"""A batch that fitted once and then did not is made smaller by this part of it: memory is more scattered after many batches."""
+
+
+@dataclass(frozen=True)
+class Try:
+    """One step of the search.
+
+    Attributes:
+        batch: sequences at once.
+        fits: whether they fitted.
+        wall_s: of the try.
+    """
+
+    batch: int
+    fits: bool
+    wall_s: float
+
+
+@dataclass(frozen=True)
+class BatchRun:
+    """A fixed number of requests in batches of one size, one batch after another.
+
+    Attributes:
+        batch: sequences at once.
+        done: answers in the requests' order.
+        peak_bytes: peak of torch's allocations (on a CPU: of the resident set).
+        utilization_pct: mean GPU utilization; None where there is no reading.
+    """
+
+    batch: int
+    done: tuple[Completion, ...]
+    peak_bytes: float
+    utilization_pct: float | None
+
+    @property
+    def wall_s(self) -> float:
+        """From handing over the first request to the last token."""
+        return max(c.token_times_s[-1] for c in self.done) - self.done[0].submitted_s
+
+    @property
+    def requests_per_s(self) -> float:
+        """Requests over wall time."""
+        return len(self.done) / self.wall_s
+
+    @property
+    def latency_mean_s(self) -> float:
+        """Mean over requests of the time from the start of its batch to its last token."""
+        return sum(c.e2e_s for c in self.done) / len(self.done)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What was found.
+
+    Attributes:
+        largest: batch at which all requests ran.
+        is_limited: whether it is the limit of the search; a larger one may fit.
+        tries: in order.
+        alone, batched: runs at batch 1 and at the largest batch, one for each number of requests.
+    """
+
+    largest: int
+    is_limited: bool
+    tries: tuple[Try, ...]
+    alone: tuple[BatchRun, ...]
+    batched: tuple[BatchRun, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """By key of `slim.metrics`."""
+        found: dict[str, float] = {"throughput/max_batch": self.largest}
+        for name, runs in (("b1", self.alone), ("bmax", self.batched)):
+            for run in runs:
+                n = len(run.done)
+                found[f"throughput/{name}_n{n}_requests_per_s"] = run.requests_per_s
+                found[f"throughput/{name}_n{n}_total_s"] = run.wall_s
+                found[f"latency/{name}_n{n}_mean_ms"] = 1e3 * run.latency_mean_s
+                found[f"memory/{name}_n{n}_peak_mib"] = run.peak_bytes / MIB
+                if run.utilization_pct is not None:
+                    found[f"gpu/{name}_n{n}_utilization_mean_pct"] = run.utilization_pct
+        for one, many in zip(self.alone, self.batched, strict=True):
+            found[f"throughput/bmax_n{len(one.done)}_speedup"] = many.requests_per_s / one.requests_per_s
+        return found
+
+    def rows(self) -> list[dict[str, int | float]]:
+        """Raw times, one row a request: ``requests`` and ``batch`` say in which run."""
+        return [
+            {
+                "requests": len(run.done),
+                "batch": run.batch,
+                "request": index,
+                "submitted_s": c.submitted_s,
+                "ttft_s": c.ttft_s,
+                "e2e_s": c.e2e_s,
+                "output_tokens": len(c.tokens),
+            }
+            for run in (*self.alone, *self.batched)
+            for index, c in enumerate(run.done)
+        ]
+
+
+def largest(fits: Callable[[int], bool], limit: int) -> int:
+    """Return the largest number up to ``limit`` that fits, 0 when 1 does not: doubled until one does not, then bisected.
+
+    That takes at most 2 log2(n) + 2 tries for an answer of n.
+
+    Args:
+        fits: whether a number does; if one does, all smaller ones do.
+        limit: at least 1.
+    """
+    good, size = 0, 1
+    while fits(size):
+        good = size
+        if good == limit:
+            return good
+        size = min(2 * size, limit)
+    bad = size
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if fits(middle):
+            good = middle
+        else:
+            bad = middle
+    return good
+
+
+def measure(
+    engine: Engine,
+    device: Device,
+    requests: Sequence[GenerationRequest],
+    config: BatchConfig,
+    *,
+    interval_s: float,
+    on_progress: OnProgress,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Batches:
+    """Find the largest batch and run the requests alone and in batches of it.
+
+    Args:
+        engine: a warm engine.
+        device: what memory and utilization are read from.
+        requests: different ones, at least the limit and the largest number of requests.
+        config: limit, numbers of requests.
+        interval_s: between readings.
+        on_progress: called before each try and batch.
+        clock: monotonic seconds.
+
+    Raises:
+        StageError: from the engine; out of memory only when a single request does not fit.
+    """
+
+    def runs(batch: int) -> tuple[BatchRun, ...]:
+        return tuple(
+            _run(engine, device, requests[:n], batch, interval_s=interval_s, on_progress=on_progress) for n in config.requests
+        )
+
+    def fits(batch: int) -> bool:
+        on_progress(Progress("largest batch", len(tries), None, "tries"))
+        start = clock()
+        answers = attempt(partial(engine.generate, requests[:batch], batch))
+        tries.append(Try(batch, answers is not None, clock() - start))
+        return answers is not None
+
+    # Batch 1 before anything that fills the memory.
+    alone = runs(1)
+    tries: list[Try] = []
+    batch = largest(fits, config.limit)
+    while batch > 1:
+        batched = attempt(partial(runs, batch))
+        if batched is not None:
+            return Batches(batch, batch == config.limit, tuple(tries), alone, batched)
+        batch -= -(-batch // SHRINK)
+    return Batches(1, config.limit == 1, tuple(tries), alone, alone)
+
+
+def attempt(call: Callable[[], T]) -> T | None:
+    """Return what the call returns, None when memory did not suffice; the engine has let go of what the call held by then.
+
+    Raises:
+        StageError: whatever else went wrong.
+    """
+    try:
+        return call()
+    except StageError as error:
+        if error.reason is not Reason.OUT_OF_MEMORY:
+            raise
+        return None
+
+
+def _run(
+    engine: Engine,
+    device: Device,
+    requests: Sequence[GenerationRequest],
+    batch: int,
+    *,
+    interval_s: float,
+    on_progress: OnProgress,
+) -> BatchRun:
+    done: list[Completion] = []
+    devices.reset_peak_allocation()
+    with Sampler(device.memory_used_bytes, interval_s) as memory, Sampler(device.utilization_pct, interval_s) as busy:
+        for start in range(0, len(requests), batch):
+            on_progress(Progress(f"batches of {batch}", start, len(requests), "requests"))
+            done += engine.generate(requests[start : start + batch], batch)
+    held = devices.allocation()
+    peak = max(s.value for s in memory.samples) if held is None else held.peak
+    used = [s.value for s in busy.samples]
+    return BatchRun(batch, tuple(done), peak, sum(used) / len(used) if used else None)
