@@ -62,7 +62,10 @@ def profile_s(config: ProfileConfig, parameters: float, bits: int, engine: str, 
         alone_and_batched = sum((n + n / batch) * decode + 2 * n * prefill for n in config.batch.requests)
         alone_and_batched += tries * decode + 2 * batch * prefill
     energy = config.energy.min_duration_s + config.energy.idle_s if config.energy and device == "cuda" else 0
-    return alone + curve + alone_and_batched + energy
+    load = (
+        sum(config.load.requests / rate + decode for rate in config.load.rates_per_s) if config.load and engine == "vllm" else 0
+    )
+    return alone + curve + alone_and_batched + load + energy
 
 
 def evaluate_s(config: EvaluateConfig, parameters: float, device: str) -> float:

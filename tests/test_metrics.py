@@ -62,7 +62,13 @@ def test_an_unknown_value_must_be_left_out(value: float) -> None:
 
 def test_every_entry_describes_its_own_key_and_is_documented() -> None:
     for metric in metrics.CATALOGUE:
-        example = metric.key.replace("<task>", "arc_easy").replace("<s>", "p50").replace("<n>", "8").replace("<b>", "bmax")
+        example = (
+            metric.key.replace("<task>", "arc_easy")
+            .replace("<s>", "p50")
+            .replace("<n>", "8")
+            .replace("<b>", "bmax")
+            .replace("<r>", "2.5")
+        )
         assert metrics.get(example) == metric
         assert metric.definition.endswith(".")
     assert len({m.key for m in metrics.CATALOGUE}) == len(metrics.CATALOGUE)

@@ -230,6 +230,36 @@ class BatchConfig(Section):
         return self
 
 
+class LoadConfig(Section):
+    """Open-loop load: Poisson arrivals at given rates, for an engine with continuous batching (vLLM).
+
+    Attributes:
+        rates_per_s: requests a second, increasing; each is measured.
+        requests: of each rate.
+        ttft_ms: target of the time to first token, waiting included.
+        tpot_ms: target of the time per output token.
+    """
+
+    rates_per_s: tuple[Annotated[float, Field(ge=0.001, le=100_000, allow_inf_nan=False)], ...]
+    requests: Positive = 200
+    ttft_ms: Annotated[float, Field(gt=0)] = 500.0
+    tpot_ms: Annotated[float, Field(gt=0)] = 50.0
+
+    @field_validator("rates_per_s", mode="before")
+    @classmethod
+    def _list(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _increasing(self) -> Self:
+        if not self.rates_per_s:
+            raise ValueError("rates_per_s is empty; name at least one, such as [1], or set `load: null`")
+        names = [f"{rate:g}" for rate in self.rates_per_s]
+        if list(self.rates_per_s) != sorted(self.rates_per_s) or len(set(names)) != len(names):
+            raise ValueError(f"rates_per_s must increase, by more than their seventh digit, got {list(self.rates_per_s)}")
+        return self
+
+
 class ProfileConfig(Section):
     """What efficiency is measured on: every configuration gets the same lengths.
 
@@ -242,6 +272,7 @@ class ProfileConfig(Section):
         concurrency: concurrencies of the throughput pass, in order; it ends early when the rate stops growing.
         requests_per_concurrency: requests at concurrency n: this many times n, at least.
         batch: the search for the largest batch; None leaves it out. vLLM's is read off the throughput pass.
+        load: open-loop load; None leaves it out.
         amortized_batch8: also measure `latency/amortized_b8_ms`.
         memory_interval_s: between memory samples.
         cooldown_s: at most this long before a configuration until the GPU is as cool as before the first one.
@@ -256,6 +287,7 @@ class ProfileConfig(Section):
     concurrency: tuple[Positive, ...] = (1, 8, 32, 64, 128, 256)
     requests_per_concurrency: Positive = 4
     batch: BatchConfig | None = BatchConfig()
+    load: LoadConfig | None = None
     amortized_batch8: bool = True
     memory_interval_s: Seconds = 0.1
     cooldown_s: Annotated[float, Field(ge=0)] = 60.0

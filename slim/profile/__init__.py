@@ -10,8 +10,8 @@ from slim import device as devices
 from slim import text
 from slim.config import ProfileConfig
 from slim.device import Device, Sampler
-from slim.engines.base import Completion, Engine
-from slim.profile import batches, passes, summary, workload
+from slim.engines.base import Completion, Engine, GenerationRequest, OpenLoopEngine
+from slim.profile import batches, load, passes, summary, workload
 from slim.profile import energy as energy_pass
 from slim.profile.sources import PromptText
 from slim.records import Dataset, OnProgress, ignore_progress
@@ -54,7 +54,7 @@ def profile(
         config: lengths and counts.
         out: existing directory; gets ``requests.parquet``, ``throughput.parquet``, ``memory.parquet``, ``device.json`` where
             power can be read ``power.parquet``, and where the largest batch was looked for ``batches.parquet`` and
-            ``batch_tries.parquet``.
+            ``batch_tries.parquet``, and under open-loop load ``load.parquet``.
         seed: of the prompts' order.
         device: what memory and energy are read from; None opens the one that this process sees.
         on_progress: called after each request or point.
@@ -64,11 +64,7 @@ def profile(
         StageError: from the engine; ``data_unavailable`` when the text is too short for so many prompts.
     """
     device = device or devices.open_device()
-    largest = max(*config.concurrency, 8)
-    # Where the engine itself bounds the concurrency, the largest that fits is on the curve.
-    search = config.batch if engine.info.max_concurrency is None else None
-    count = max(config.requests, largest * config.requests_per_concurrency, *(search.requests if search else ()))
-    windows = workload.cut(source, count, config.input_tokens, seed)
+    windows = workload.cut(source, _requests_needed(engine, config), config.input_tokens, seed)
     requests = workload.requests(windows, config.output_tokens)
 
     before = device.state()
@@ -88,11 +84,10 @@ def profile(
     metrics |= summary.throughput_metrics(curve)
     growth = max(0, int(peak_bytes) - held_bytes)
     metrics |= summary.memory_metrics(engine.info, memory.samples, growth, config.input_tokens + config.output_tokens)
-    found = None
-    if search is not None:
-        interval_s = config.memory_interval_s
-        found = batches.measure(engine, device, requests, search, interval_s=interval_s, on_progress=on_progress, clock=clock)
-    metrics |= found.metrics() if found else {} if engine.info.max_concurrency is None else summary.unpreempted(curve)
+    more, params = _batches_and_load(
+        engine, device, requests, curve, config=config, out=out, seed=seed, on_progress=on_progress, clock=clock
+    )
+    metrics |= more
 
     energy = None
     if config.energy is not None:
@@ -108,9 +103,6 @@ def profile(
     _write_requests(done, out / "requests.parquet")
     write_parquet(out / "throughput.parquet", [asdict(point) for point in curve])
     write_parquet(out / "memory.parquet", [asdict(sample) for sample in memory.samples])
-    if found is not None:
-        write_parquet(out / "batches.parquet", found.rows())
-        write_parquet(out / "batch_tries.parquet", [asdict(one) for one in found.tries])
     if energy is not None:
         phases = [("idle", energy.idle), ("work", energy.power)]
         write_parquet(out / "power.parquet", [{"phase": phase, **asdict(s)} for phase, samples in phases for s in samples])
@@ -124,11 +116,54 @@ def profile(
             "profile.prompts.origin": source.origin,
             "profile.prompts.digest": source.digest,
             "profile.prompts.windows": len(windows),
-            **({"profile.batch.bounded_by": "limit" if found.is_limited else "memory"} if found else {}),
+            **params,
         },
         tags={"slim.validity": ",".join(reasons)} if reasons else {},
         datasets=(Dataset("workload", source.origin, text.digest(repr(windows)), len(windows), "workload"),),
     )
+
+
+def _requests_needed(engine: Engine, config: ProfileConfig) -> int:
+    """The most different requests that a pass asks for."""
+    needed = [config.requests, max(*config.concurrency, 8) * config.requests_per_concurrency]
+    if engine.info.max_concurrency is None and config.batch is not None:
+        needed += config.batch.requests
+    if config.load is not None:
+        needed.append(config.load.requests)
+    return max(needed)
+
+
+def _batches_and_load(
+    engine: Engine,
+    device: Device,
+    requests: Sequence[GenerationRequest],
+    curve: Sequence[passes.CurvePoint],
+    *,
+    config: ProfileConfig,
+    out: Path,
+    seed: int,
+    on_progress: OnProgress,
+    clock: Callable[[], float],
+) -> tuple[dict[str, float], dict[str, str | int | float | bool]]:
+    """The largest batch and the open-loop load: metrics, and what is to be said about them."""
+    metrics: dict[str, float] = {}
+    params: dict[str, str | int | float | bool] = {}
+    if engine.info.max_concurrency is not None:
+        # The engine itself bounds the concurrency, so the curve tells.
+        metrics |= summary.unpreempted(curve)
+    elif config.batch is not None:
+        interval_s = config.memory_interval_s
+        found = batches.measure(
+            engine, device, requests, config.batch, interval_s=interval_s, on_progress=on_progress, clock=clock
+        )
+        metrics |= found.metrics()
+        params["profile.batch.bounded_by"] = "limit" if found.is_limited else "memory"
+        found.write(out)
+    if config.load is not None and isinstance(engine, OpenLoopEngine):
+        metrics |= load.run(engine, requests, config.load, out, seed=seed, on_progress=on_progress)
+    elif config.load is not None:
+        params["profile.load.skipped"] = "no continuous batching"
+    return metrics, params
 
 
 def _write_requests(done: Sequence[Completion], path: Path) -> None:

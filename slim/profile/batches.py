@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from slim import device as devices
@@ -12,6 +13,7 @@ from slim.device import MIB, Device, Sampler
 from slim.engines.base import Completion, Engine, GenerationRequest
 from slim.errors import Reason, StageError
 from slim.records import OnProgress, Progress
+from slim.tables import write_parquet
 
 T = TypeVar("T")
 
@@ -99,9 +101,9 @@ class Batches:
             found[f"throughput/bmax_n{len(one.done)}_speedup"] = many.requests_per_s / one.requests_per_s
         return found
 
-    def rows(self) -> list[dict[str, int | float]]:
-        """Raw times, one row a request: ``requests`` and ``batch`` say in which run."""
-        return [
+    def write(self, out: Path) -> None:
+        """Write ``batch_tries.parquet`` and ``batches.parquet``: a row a request, ``requests`` and ``batch`` saying in which run."""
+        rows = [
             {
                 "requests": len(run.done),
                 "batch": run.batch,
@@ -114,6 +116,8 @@ class Batches:
             for run in (*self.alone, *self.batched)
             for index, c in enumerate(run.done)
         ]
+        write_parquet(out / "batches.parquet", rows)
+        write_parquet(out / "batch_tries.parquet", [asdict(one) for one in self.tries])
 
 
 def largest(fits: Callable[[int], bool], limit: int) -> int:

@@ -78,7 +78,7 @@ def test_figures_are_those_of_the_engine() -> None:
         assert values[f"latency/bmax_n{n}_mean_ms"] == pytest.approx(1e3 * sum(s * batch_s(s) for s in sizes) / n)
         assert values[f"memory/bmax_n{n}_peak_mib"] == 8
         assert values[f"gpu/b1_n{n}_utilization_mean_pct"] == 50
-    assert len(found.rows()) == 2 * (16 + 24)
+    assert [len(run.done) for run in (*found.alone, *found.batched)] == [16, 24, 16, 24]
 
 
 def test_a_batch_that_no_longer_fits_is_made_smaller() -> None:
