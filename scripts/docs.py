@@ -12,8 +12,8 @@ from slim import metrics  # noqa: E402
 METRICS_HEADER = """\
 # Metrics
 
-Written by `make docs` from `slim/metrics.py`. In a key, `<task>` stands for a task's name, `<n>` for a number and `<s>`
-for `mean`, `p50`, `p95` or `p99`. `better` says whether higher (+) or lower (-) is better. Beside a metric, `_ci_low` and
+Written by `make docs` from `slim/metrics.py`. In a key, `<task>` stands for a task's name, `<n>` for a number, `<r>` for
+a rate, `<b>` for `b1` or `bmax`, and `<s>` for `mean`, `p50`, `p95` or `p99`. `better` says whether higher (+) or lower (-) is better. Beside a metric, `_ci_low` and
 `_ci_high` bound its 95 % interval where repeats or samples allow one. What is unknown is absent, never 0.
 
 """

@@ -4,6 +4,7 @@ Estimates serve dry runs and the time left; nothing is decided by them.
 """
 
 from dataclasses import dataclass
+from math import log2
 
 from slim.config import EvaluateConfig, ProfileConfig, QuantizeConfig
 from slim.precisions import Precision
@@ -55,8 +56,16 @@ def profile_s(config: ProfileConfig, parameters: float, bits: int, engine: str, 
     prefill = 2 * parameters * config.input_tokens / machine.flop_per_s
     alone = (config.requests + config.warmup.min_requests) * (decode + prefill)
     curve = sum(config.requests_per_concurrency * (decode + n * prefill) for n in config.concurrency)
+    alone_and_batched = 0.0
+    if config.batch is not None and engine == "transformers":
+        batch, tries = config.batch.limit, 2 * log2(config.batch.limit) + 1
+        alone_and_batched = sum((n + n / batch) * decode + 2 * n * prefill for n in config.batch.requests)
+        alone_and_batched += tries * decode + 2 * batch * prefill
     energy = config.energy.min_duration_s + config.energy.idle_s if config.energy and device == "cuda" else 0
-    return alone + curve + energy
+    load = (
+        sum(config.load.requests / rate + decode for rate in config.load.rates_per_s) if config.load and engine == "vllm" else 0
+    )
+    return alone + curve + alone_and_batched + load + energy
 
 
 def evaluate_s(config: EvaluateConfig, parameters: float, device: str) -> float:

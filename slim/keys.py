@@ -9,6 +9,7 @@ from typing import Any
 from slim import evaluate, quantize, text
 from slim.config import EvaluateConfig, ProfileConfig, QuantizeConfig
 from slim.precisions import Precision
+from slim.profile import sources
 from slim.provenance import Environment, Hardware
 
 KEY_SCHEMA = 1
@@ -58,8 +59,9 @@ def profile_key(
             "stage": "profile",
             "weights": weights,
             **serving,
-            "config": config.model_dump(mode="json"),
-            "text": text.digest(text.python_docs()),
+            # Where a mirror lies says nothing about what it holds.
+            "config": config.model_dump(mode="json", exclude={"prompts": {"data_dir"}}),
+            "text": sources.fingerprint(config.prompts),
             "seed": seed,
             "repeat": repeat,
             "hardware": _hardware(environment.hardware),

@@ -1,7 +1,7 @@
 """The one list of metrics: key, unit, direction, definition.
 
 Everything that logs, reads, formats or plots a metric takes it from here; ``docs/metrics.md`` is generated from it.
-A key may hold a placeholder (``<task>``, ``<s>``, ``<any>``, ``<n>``): such an entry describes a family.
+A key may hold a placeholder (``<task>``, ``<s>``, ``<any>``, ``<n>``, ``<b>``, ``<r>``): such an entry describes a family.
 """
 
 import re
@@ -45,6 +45,8 @@ _PLACEHOLDERS = {
     "<task>": r"[A-Za-z0-9_.\-]+?",
     "<s>": r"(?:mean|p50|p95|p99)",
     "<n>": r"\d+",
+    "<b>": r"(?:b1|bmax)",
+    "<r>": r"\d+(?:\.\d+)?(?:e[+\-]\d+)?",
 }
 _UP, _DOWN, _NONE = Better.HIGHER, Better.LOWER, Better.NEITHER
 
@@ -153,6 +155,37 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "throughput/max_batch", "requests", _UP, "Largest batch that fits (transformers) or runs without preemption (vLLM).", 0
     ),
+    Metric(
+        "throughput/<b>_n<n>_requests_per_s",
+        "req/s",
+        _UP,
+        "n requests over their wall time, in batches of 1 (b1) or of throughput/max_batch (bmax), for transformers.",
+        3,
+    ),
+    Metric("throughput/<b>_n<n>_total_s", "s", _DOWN, "Wall time of the same: first request handed over to last token.", 2),
+    Metric("throughput/bmax_n<n>_speedup", "", _UP, "Requests per second at throughput/max_batch over those at batch 1.", 3),
+    Metric("latency/<b>_n<n>_mean_ms", "ms", _DOWN, "Mean over the n requests from the start of its batch to its last token."),
+    Metric(
+        "memory/<b>_n<n>_peak_mib",
+        "MiB",
+        _DOWN,
+        "Peak over that run of what torch has allocated (the worker's resident set on a CPU).",
+        1,
+    ),
+    Metric("gpu/<b>_n<n>_utilization_mean_pct", "%", _NONE, "Mean GPU utilization that NVML reports over that run.", 1),
+    Metric(
+        "load/r<r>_goodput_requests_per_s",
+        "req/s",
+        _UP,
+        "Requests that met both targets (profile.load.ttft_ms, tpot_ms) over wall time, at r Poisson arrivals a second.",
+        3,
+    ),
+    Metric("load/r<r>_good_fraction", "fraction", _UP, "Share of those requests that met both targets.", 4),
+    Metric("load/r<r>_requests_per_s", "req/s", _UP, "Requests over wall time, from the start to the last token.", 3),
+    Metric("load/r<r>_output_tokens_per_s", "tok/s", _UP, "Output tokens over that time.", 1),
+    Metric("load/r<r>_ttft_<s>_ms", "ms", _DOWN, "Arrival to first token, waiting included."),
+    Metric("load/r<r>_tpot_<s>_ms", "ms", _DOWN, "(E2E - TTFT) / (output tokens - 1) per request under that load."),
+    Metric("load/r<r>_e2e_<s>_ms", "ms", _DOWN, "Arrival to last token, waiting included."),
     Metric("memory/weights_mib", "MiB", _DOWN, "Weights as loaded on the device.", 1),
     Metric("memory/kv_capacity_tokens", "tokens", _UP, "Tokens that the KV cache holds.", 0),
     Metric(

@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from slim import doctor, estimate, evaluate, keys, models, precisions, quantize, text
+from slim import doctor, estimate, evaluate, keys, models, precisions, quantize, rows, text
 from slim.config import ModelEntry, SweepConfig
 from slim.errors import ConfigError, StageError
 from slim.jobs import Spool
 from slim.precisions import EngineName, Precision
+from slim.profile import sources
 from slim.provenance import Environment, probe, probe_interpreter
 from slim.records import Failure, ModelSource, Stage
 from slim.store import Store, StoredRun
@@ -188,14 +189,16 @@ def check(config: SweepConfig) -> None:
     """Look up what the sweep file names besides models.
 
     Raises:
-        UserError: an unknown task, or a text that cannot be read.
+        UserError: an unknown task, or a text or data set that cannot be read.
     """
     if config.evaluate is not None:
         evaluate.check_tasks(config.evaluate)
         if config.evaluate.perplexity_text is not None:
             text.load(config.evaluate.perplexity_text)
+    if config.profile is not None:
+        sources.check(config.profile.prompts)
     calibration = config.quantize.calibration
-    if not text.is_local(calibration) and (calibration.count("/") != 1 or calibration.startswith((".", "/", "~"))):
+    if not text.is_local(calibration) and not rows.is_hub_id(calibration):
         raise ConfigError(
             f"quantize.calibration {calibration!r} is no such file; allowed: {text.BUILTIN}, a text file, or a Hub data set such as "
             "HuggingFaceH4/ultrachat_200k"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from slim import checkpoint as checkpoints
-from slim import metrics, models, precisions, text
+from slim import metrics, models, precisions
 from slim.config import EvaluateConfig, ProfileConfig, QuantizeConfig
 from slim.device import MIB, Device, Sampler, open_device
 from slim.engines import Engine, EngineSpec, open_engine
@@ -153,15 +153,15 @@ def run_profile(work: Work, order: StageOrder, draft: Draft) -> StageResult:
     """Measure efficiency."""
     from transformers import AutoTokenizer
 
-    from slim.profile import profile
+    from slim.profile import profile, sources
 
+    config = ProfileConfig.model_validate(order.config, strict=False)
     engine, served = work.opened()
     tokenizer = AutoTokenizer.from_pretrained(served.path, trust_remote_code=work.job.source.trust_remote_code)
-    tokens = tokenizer(text.python_docs(), add_special_tokens=False)["input_ids"]
     found = profile(
         engine,
-        tokens,
-        ProfileConfig.model_validate(order.config, strict=False),
+        sources.read(config.prompts, tokenizer),
+        config,
         draft.artifacts,
         seed=work.job.seed,
         device=work.device,

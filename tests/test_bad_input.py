@@ -46,6 +46,12 @@ CASES: list[tuple[str, list[str], list[str]]] = [
     ("sweep", [*SWEEP, "--set", "evaluate.system_prompt=Hi"], ["apply_chat_template"]),
     ("sweep", [*SWEEP, "--set", "evaluate.perplexity_text=/no/such/text"], ["/no/such/text", "python-docs"]),
     ("sweep", [*SWEEP, "--set", "quantize.calibration=./missing.txt"], ["./missing.txt", "python-docs"]),
+    (
+        "sweep",
+        [*SWEEP, "--set", "profile.prompts.source=./missing.txt"],
+        ["profile.prompts.source", "./missing.txt", "python-docs"],
+    ),
+    ("sweep", [*SWEEP, "--set", "profile.prompts.source=org/chats"], ["org/chats", "HF_HUB_OFFLINE", "hf download"]),
     ("sweep", [*SWEEP, "--set", "just words"], ["just words", "field=value"]),
     ("sweep", [*SWEEP, "--set", "seed=1", "--set", "seed=2"], ["seed is set to 1 and to 2"]),
     ("sweep", [*SWEEP, "--set", "seed=1; seed=2"], ["seed is set to 1 and to 2"]),

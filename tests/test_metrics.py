@@ -30,6 +30,7 @@ from slim.metrics import Better
         ("latency/ttft_p95_ms", "latency/ttft_<s>_ms"),
         ("latency/e2e_mean_ms_ci_low", "latency/e2e_<s>_ms"),
         ("throughput/output_tokens_per_s_c64", "throughput/output_tokens_per_s_c<n>"),
+        ("throughput/b1_n2000_requests_per_s", "throughput/<b>_n<n>_requests_per_s"),
         ("impact/arc_easy_difference_ci_low", "impact/<task>_difference"),
         ("impact/mean_drop_pct", "impact/<task>_drop_pct"),
         ("sweep/failed", "sweep/<task>"),
@@ -61,7 +62,13 @@ def test_an_unknown_value_must_be_left_out(value: float) -> None:
 
 def test_every_entry_describes_its_own_key_and_is_documented() -> None:
     for metric in metrics.CATALOGUE:
-        example = metric.key.replace("<task>", "arc_easy").replace("<s>", "p50").replace("<n>", "8")
+        example = (
+            metric.key.replace("<task>", "arc_easy")
+            .replace("<s>", "p50")
+            .replace("<n>", "8")
+            .replace("<b>", "bmax")
+            .replace("<r>", "2.5")
+        )
         assert metrics.get(example) == metric
         assert metric.definition.endswith(".")
     assert len({m.key for m in metrics.CATALOGUE}) == len(metrics.CATALOGUE)

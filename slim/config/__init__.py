@@ -4,14 +4,17 @@
 """
 
 from slim.config.sections import (
+    BatchConfig,
     ComparisonConfig,
     EnergyConfig,
     EnginesConfig,
     EvaluateConfig,
     InterpretersConfig,
+    LoadConfig,
     ModelEntry,
     PrecisionEntry,
     ProfileConfig,
+    PromptsConfig,
     QuantizeConfig,
     Section,
     TaskEntry,
@@ -23,14 +26,17 @@ from slim.config.sections import (
 from slim.config.sweep import SweepConfig, parse_precision
 
 __all__ = [
+    "BatchConfig",
     "ComparisonConfig",
     "EnergyConfig",
     "EnginesConfig",
     "EvaluateConfig",
     "InterpretersConfig",
+    "LoadConfig",
     "ModelEntry",
     "PrecisionEntry",
     "ProfileConfig",
+    "PromptsConfig",
     "QuantizeConfig",
     "Section",
     "SweepConfig",

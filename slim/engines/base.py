@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -209,3 +209,25 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the device. Calling it twice does nothing."""
+
+
+@runtime_checkable
+class OpenLoopEngine(Engine, Protocol):
+    """An engine with continuous batching, which takes requests while others run."""
+
+    def serve(self, requests: Sequence[GenerationRequest], arrivals_s: Sequence[float]) -> list[Completion]:
+        """Run all requests, each handed over when its time has come, whether or not earlier ones are done.
+
+        What is beyond the engine's capacity waits in its queue.
+
+        Args:
+            requests: what to run.
+            arrivals_s: seconds from the call at which each arrives, not decreasing.
+
+        Returns:
+            In the requests' order; ``submitted_s`` is the arrival, so that times from it hold the waiting.
+
+        Raises:
+            ValueError: as `generate`; or arrivals that decrease, are negative, or are not one a request.
+            StageError: as `generate`.
+        """

@@ -5,6 +5,7 @@ whole process with it and a read of foreign memory on a CPU.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from slim.engines.base import EngineInfo, GenerationRequest, ScoreRequest
 
@@ -71,3 +72,15 @@ def _check_tokens(tokens: tuple[int, ...], what: str, info: EngineInfo) -> None:
 def _check_length(tokens: int, what: str, info: EngineInfo) -> None:
     if tokens > info.max_model_len:
         raise ValueError(f"{what} are {tokens} tokens, beyond the context of {info.max_model_len}")
+
+
+def check_arrivals(requests: Sequence[GenerationRequest], arrivals_s: Sequence[float]) -> None:
+    """Make sure that requests can arrive so.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    if len(arrivals_s) != len(requests):
+        raise ValueError(f"{len(arrivals_s)} arrivals for {len(requests)} requests")
+    if any(later < earlier for earlier, later in pairwise((0.0, *arrivals_s))):
+        raise ValueError("arrivals must not decrease or be negative")

@@ -13,7 +13,7 @@ from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, Any
 
 from slim.engines.base import Completion, EngineInfo, EngineSpec, GenerationRequest, Score, ScoreRequest
-from slim.engines.checks import check_generation, check_scores, check_sequence
+from slim.engines.checks import check_arrivals, check_generation, check_scores, check_sequence
 from slim.engines.decoding import cut
 from slim.errors import ConfigError, Reason, StageError
 
@@ -135,14 +135,29 @@ class FakeEngine:
     def generate(self, requests: Sequence[GenerationRequest], concurrency: int) -> list[Completion]:
         """See `slim.engines.base.Engine`."""
         check_generation(requests, concurrency, self._info)
+        return self._run(requests, concurrency, None)
+
+    def serve(self, requests: Sequence[GenerationRequest], arrivals_s: Sequence[float]) -> list[Completion]:
+        """See `slim.engines.base.OpenLoopEngine`; what arrives during a step joins the next one."""
+        check_generation(requests, 1, self._info)
+        check_arrivals(requests, arrivals_s)
+        start_s = self.clock.now()
+        return self._run(requests, self._info.max_concurrency or len(requests), [start_s + s for s in arrivals_s])
+
+    def _run(self, requests: Sequence[GenerationRequest], concurrency: int, due_s: Sequence[float] | None) -> list[Completion]:
         waiting = deque(enumerate(requests))
         running: list[_Sequence] = []
         answers: dict[int, Completion] = {}
         while waiting or running:
             new: list[_Sequence] = []
             while waiting and len(running) + len(new) < concurrency:
+                submitted_s = self.clock.now() if due_s is None else due_s[waiting[0][0]]
+                if submitted_s > self.clock.now():
+                    if running or new:
+                        break
+                    self.clock.advance(submitted_s - self.clock.now())
                 index, request = waiting.popleft()
-                new.append(_Sequence(index, request, self.clock.now(), self._cached(request), [], []))
+                new.append(_Sequence(index, request, submitted_s, self._cached(request), [], []))
             self._step(new, running)
             running += new
             for sequence in running:

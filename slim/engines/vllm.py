@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from slim.engines.base import Completion, EngineInfo, EngineSpec, GenerationRequest, Score, ScoreRequest
 from slim.engines.checkpoints import context_length, load_config, module_bytes, one_line
-from slim.engines.checks import check_generation, check_scores, check_sequence
+from slim.engines.checks import check_arrivals, check_generation, check_scores, check_sequence
 from slim.engines.decoding import continuation_text, cut
 from slim.errors import Reason, StageError
 
@@ -150,6 +150,17 @@ class VllmEngine:
     def generate(self, requests: Sequence[GenerationRequest], concurrency: int) -> list[Completion]:
         """See `slim.engines.base.Engine`; continuous batching."""
         check_generation(requests, concurrency, self._info)
+        return self._generate(requests, concurrency)
+
+    def serve(self, requests: Sequence[GenerationRequest], arrivals_s: Sequence[float]) -> list[Completion]:
+        """See `slim.engines.base.OpenLoopEngine`; what arrives during a step is handed over after it."""
+        check_generation(requests, 1, self._info)
+        check_arrivals(requests, arrivals_s)
+        return self._generate(requests, len(requests), arrivals_s)
+
+    def _generate(
+        self, requests: Sequence[GenerationRequest], concurrency: int, arrivals_s: Sequence[float] | None = None
+    ) -> list[Completion]:
         answers: dict[int, Completion] = {}
         parts: list[_Tokens] = [_Tokens() for _ in requests]
 
@@ -160,7 +171,7 @@ class VllmEngine:
                 answers[index] = self._completion(requests[index], running, parts[index], output)
 
         jobs = [(request.prompt, vllm_requests.generation_params(request)) for request in requests]
-        self._run(FrontEnd(self._engine), jobs, concurrency, arrived)
+        self._run(FrontEnd(self._engine), jobs, concurrency, arrived, arrivals_s)
         return [answers[i] for i in range(len(requests))]
 
     def score(self, requests: Sequence[ScoreRequest], batch_size: int) -> list[tuple[Score, ...]]:
@@ -231,16 +242,24 @@ class VllmEngine:
         jobs: Sequence[tuple[tuple[int, ...], Any]],
         concurrency: int,
         arrived: Callable[[_Running, Any, float], None],
+        arrivals_s: Sequence[float] | None = None,
     ) -> None:
-        """Step the engine until all jobs are done; a job is handed over as soon as another one ends."""
+        """Step the engine until all jobs are done; a job is handed over as soon as another one ends, or at its arrival."""
         waiting = deque(enumerate(jobs))
+        start_s = time.perf_counter()
         running: dict[str, _Running] = {}
         try:
             while waiting or running:
                 while waiting and len(running) < concurrency:
+                    submitted_s = now_s = time.perf_counter()
+                    if arrivals_s is not None:
+                        submitted_s = start_s + arrivals_s[waiting[0][0]]
+                    if submitted_s > now_s:
+                        if running:
+                            break
+                        time.sleep(submitted_s - now_s)
                     index, (prompt, params) = waiting.popleft()
                     name = str(next(self._ids))
-                    submitted_s = time.perf_counter()
                     running[name] = _Running(index, submitted_s, port.add(name, prompt, params))
                 outputs = port.step()
                 now_s = time.perf_counter()

@@ -2,21 +2,21 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from slim import device as devices
 from slim import text
 from slim.config import ProfileConfig
-from slim.device import Allocation, Device
-from slim.engines.base import Completion, Engine
-from slim.profile import bandwidth, passes, plot, summary, workload
+from slim.device import Device
+from slim.engines.base import Engine
+from slim.profile import bandwidth, plot, raw, summary, workload
 from slim.profile import energy as energy_pass
+from slim.profile.raw import Raw
+from slim.profile.sources import PromptText
 from slim.profile.trace import SERVING, Monitor, Trace
 from slim.records import Dataset, OnProgress, ignore_progress
-from slim.tables import write_parquet
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Profile:
 
 def profile(
     engine: Engine,
-    tokens: Sequence[int],
+    source: PromptText,
     config: ProfileConfig,
     out: Path,
     *,
@@ -52,10 +52,11 @@ def profile(
 
     Args:
         engine: as opened.
-        tokens: text of the workload as token ids.
+        source: text that the prompts are cut from.
         config: lengths and counts.
-        out: existing directory; gets ``requests.parquet``, ``throughput.parquet``, ``trace.parquet`` with its plot ``trace.png``, and
-            ``device.json``.
+        out: existing directory; gets ``requests.parquet``, ``throughput.parquet``, ``trace.parquet`` with its plot ``trace.png``,
+            ``device.json``, where the largest batch was looked for ``batches.parquet`` and ``batch_tries.parquet``, and under
+            open-loop load ``load.parquet``.
         seed: of the prompts' order.
         device: what memory and energy are read from; None opens the one that this process sees.
         checkpoint: directory that the engine serves, whose weights a decode step reads; None leaves ``efficiency/`` out.
@@ -63,11 +64,10 @@ def profile(
         clock: monotonic seconds, the engine's own clock.
 
     Raises:
-        StageError: from the engine.
+        StageError: from the engine; ``data_unavailable`` when the text is too short for so many prompts.
     """
     device = device or devices.open_device()
-    largest = max(*config.concurrency, 8)
-    windows = workload.prompts(tokens, max(config.requests, largest * config.requests_per_concurrency), config.input_tokens, seed)
+    windows = workload.cut(source, raw.requests_needed(engine, config), config.input_tokens, seed)
     requests = workload.requests(windows, config.output_tokens)
 
     limit = None if checkpoint is None else bandwidth.limit(checkpoint, config.peak_bandwidth_gb_s, engine.info.device)
@@ -76,87 +76,67 @@ def profile(
     held_bytes = device.memory_used_bytes() if held is None else held.current
     devices.reset_peak_allocation()
     with Monitor(device, config.sampling_interval_s, clock) as monitor:
-        with monitor.phase("warm-up"):
-            warmup = passes.warm_up(engine, requests, config.warmup, on_progress)
-        with monitor.phase("latency"):
-            done = passes.latency(engine, requests[: config.requests], on_progress)
-        serving_one = devices.allocation()
-        metrics = summary.latency_metrics(done)
-        if config.amortized_batch8:
-            with monitor.phase("batch of 8"):
-                metrics["latency/amortized_b8_ms"] = 1e3 * passes.amortized_batch(engine, requests[:8], clock)
-        with monitor.phase("throughput"):
-            curve = passes.throughput(engine, requests, config.concurrency, config.requests_per_concurrency, on_progress)
-        metrics |= summary.throughput_metrics(curve)
-        work = None
-        if config.energy is not None:
-            best = int(metrics["throughput/best_concurrency"])
-            batch = requests[: best * config.requests_per_concurrency]
-            work = energy_pass.measure(
-                engine, device, monitor, batch, best, config=config.energy, on_progress=on_progress, clock=clock
-            )
+        found = raw.measure(engine, device, requests, config, monitor=monitor, seed=seed, on_progress=on_progress, clock=clock)
     trace = monitor.trace
     after = device.state()
 
-    growth = _growth_bytes(trace, serving_one, held_bytes)
-    used = trace.samples("memory_bytes", *SERVING)
-    metrics |= summary.memory_metrics(engine.info, used, growth, config.input_tokens + config.output_tokens)
-    energy = None if work is None else energy_pass.join(work, trace)
+    metrics = _serving_metrics(found, engine, config, trace, held_bytes)
+    energy = None if found.work is None else energy_pass.join(found.work, trace)
     if energy is not None:
         metrics |= summary.energy_metrics(energy)
     notes = summary.not_measured(trace, energy)
     params: dict[str, str | int | float | bool] = {
         "profile.device": device.name,
-        "profile.warmup_requests": len(warmup.e2e_s),
+        "profile.warmup_requests": len(found.warmup.e2e_s),
         "profile.sampled_by": trace.sampled_by,
+        "profile.prompts.origin": source.origin,
+        "profile.prompts.digest": source.digest,
+        "profile.prompts.windows": len(windows),
     }
+    if found.batches is not None:
+        params["profile.batch.bounded_by"] = "limit" if found.batches.is_limited else "memory"
+    if config.load is not None and found.load is None:
+        params["profile.load.skipped"] = "no continuous batching"
     if limit is not None:
         efficiency, absent = bandwidth.metrics(
-            limit, engine.info, done, input_tokens=config.input_tokens, output_tokens=config.output_tokens
+            limit, engine.info, found.done, input_tokens=config.input_tokens, output_tokens=config.output_tokens
         )
         metrics |= efficiency
         params |= limit.params
         notes += absent
-    reasons = summary.validity(warmup, energy, before, after, trace)
+    reasons = summary.validity(found.warmup, energy, before, after, trace)
     metrics["validity/ok"] = float(not reasons)
     tags = {"slim.validity": ",".join(reasons), "slim.profile_notes": "; ".join(notes)}
 
-    _write_requests(done, out / "requests.parquet")
-    write_parquet(out / "throughput.parquet", [asdict(point) for point in curve])
-    states = {"before": before.to_json(), "after": after.to_json(), "warmup_e2e_s": warmup.e2e_s}
-    _write_device(device, trace, states, out)
+    found.write(out, config)
+    trace.write(out / "trace.parquet")
+    plot.draw(plot.panels(trace), trace.phases, out / "trace.png", title=device.name)
+    states = {"before": before.to_json(), "after": after.to_json(), "warmup_e2e_s": found.warmup.e2e_s, **trace.to_json()}
+    (out / "device.json").write_text(json.dumps(states, indent=2), encoding="utf-8")
     return Profile(
         metrics=metrics,
         params=params,
         tags={name: value for name, value in tags.items() if value},
-        datasets=(Dataset("workload", f"builtin:{text.BUILTIN}", text.digest(repr(windows)), len(windows), "workload"),),
+        datasets=(Dataset("workload", source.origin, text.digest(repr(windows)), len(windows), "workload"),),
     )
 
 
-def _growth_bytes(trace: Trace, serving_one: Allocation | None, held_bytes: int) -> int:
-    """Peak of the concurrency-1 passes less what was held before: of torch's allocations, else of the device's memory."""
+def _serving_metrics(found: Raw, engine: Engine, config: ProfileConfig, trace: Trace, held_bytes: int) -> dict[str, float]:
+    """Latency, throughput and memory."""
+    metrics = summary.latency_metrics(found.done) | summary.throughput_metrics(found.curve)
+    if found.amortized_s is not None:
+        metrics["latency/amortized_b8_ms"] = 1e3 * found.amortized_s
+    if engine.info.max_concurrency is not None:
+        # The engine itself bounds the concurrency, so the curve tells.
+        metrics |= summary.unpreempted(found.curve)
+    if found.batches is not None:
+        metrics |= found.batches.metrics(trace)
+    if found.load is not None and config.load is not None:
+        for point in found.load:
+            metrics |= point.metrics(config.load)
+    # The peak of the concurrency-1 passes less what was held before: of torch's allocations, else of the device's memory.
     resident = [int(s.value) for s in trace.samples("memory_bytes", "warm-up", "latency")]
-    peak = max(resident, default=held_bytes) if serving_one is None else serving_one.peak
-    return max(0, peak - held_bytes)
-
-
-def _write_device(device: Device, trace: Trace, states: dict[str, Any], out: Path) -> None:
-    trace.write(out / "trace.parquet")
-    plot.draw(plot.panels(trace), trace.phases, out / "trace.png", title=device.name)
-    (out / "device.json").write_text(json.dumps({**states, **trace.to_json()}, indent=2), encoding="utf-8")
-
-
-def _write_requests(done: Sequence[Completion], path: Path) -> None:
-    rows = [
-        {
-            "request": index,
-            "submitted_s": c.submitted_s,
-            "token_times_s": list(c.token_times_s),
-            "ttft_s": c.ttft_s,
-            "e2e_s": c.e2e_s,
-            "output_tokens": len(c.tokens),
-            "cached_tokens": c.cached_tokens,
-        }
-        for index, c in enumerate(done)
-    ]
-    write_parquet(path, rows)
+    peak = max(resident, default=held_bytes) if found.allocation is None else found.allocation.peak
+    used = trace.samples("memory_bytes", *SERVING)
+    tokens = config.input_tokens + config.output_tokens
+    return metrics | summary.memory_metrics(engine.info, used, max(0, peak - held_bytes), tokens)

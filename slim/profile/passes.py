@@ -6,9 +6,11 @@ Each returns raw values; `slim.profile.summary` derives the metrics.
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from slim.config import WarmupConfig
 from slim.engines.base import Completion, Engine, GenerationRequest
+from slim.profile.batches import attempt
 from slim.records import OnProgress, Progress
 from slim.stats import relative_spread
 
@@ -78,11 +80,18 @@ def latency(engine: Engine, requests: Sequence[GenerationRequest], on_progress: 
     return done
 
 
-def amortized_batch(engine: Engine, requests: Sequence[GenerationRequest], clock: Clock) -> float:
-    """Return wall seconds of the batch over its size: what SLiM-Eval's code calls latency."""
+def amortized_batch(engine: Engine, requests: Sequence[GenerationRequest], clock: Clock) -> float | None:
+    """Return wall seconds of the batch over its size: what SLiM-Eval's code calls latency. None when it does not fit."""
+    limit = engine.info.max_concurrency
     start = clock()
-    engine.generate(requests, len(requests))
+    if (limit is not None and limit < len(requests)) or attempt(lambda: engine.generate(requests, len(requests))) is None:
+        return None
     return (clock() - start) / len(requests)
+
+
+def best(curve: Sequence[CurvePoint]) -> CurvePoint:
+    """Return the point with the highest rate of output tokens."""
+    return max(curve, key=lambda point: point.output_tokens_per_s)
 
 
 def measure_point(engine: Engine, requests: Sequence[GenerationRequest], concurrency: int) -> CurvePoint:
@@ -105,7 +114,7 @@ def throughput(
     per_concurrency: int,
     on_progress: OnProgress,
 ) -> list[CurvePoint]:
-    """Return the concurrency curve, ended when it stops growing or at what the engine takes.
+    """Return the concurrency curve, ended when it stops growing, at what the engine takes or when memory no longer suffices.
 
     Args:
         engine: a warm engine.
@@ -120,7 +129,11 @@ def throughput(
     fresh: Iterator[GenerationRequest] = itertools.cycle(requests)
     for index, level in enumerate(levels):
         on_progress(Progress("throughput", index, len(levels), "concurrencies"))
-        curve.append(measure_point(engine, list(itertools.islice(fresh, level * per_concurrency)), level))
+        run = partial(measure_point, engine, list(itertools.islice(fresh, level * per_concurrency)), level)
+        point = attempt(run) if curve else run()
+        if point is None:
+            break
+        curve.append(point)
         if len(curve) > 1 and curve[-1].output_tokens_per_s < GROWTH_TO_GO_ON * curve[-2].output_tokens_per_s:
             break
     on_progress(Progress("throughput", len(levels), len(levels), "concurrencies"))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from slim import stats
 from slim.device import MIB, DeviceState, Sample
 from slim.engines.base import Completion, EngineInfo
+from slim.profile import passes
 from slim.profile.energy import EnergyPass
 from slim.profile.passes import CurvePoint, Warmup
 from slim.profile.trace import MAX_THROTTLED, Trace
@@ -40,7 +41,7 @@ def latency_metrics(done: Sequence[Completion]) -> dict[str, float]:
 
 def throughput_metrics(curve: Sequence[CurvePoint]) -> dict[str, float]:
     """The best point of the curve, and each point's output rate."""
-    best = max(curve, key=lambda point: point.output_tokens_per_s)
+    best = passes.best(curve)
     return {
         "throughput/output_tokens_per_s": best.output_tokens_per_s,
         "throughput/total_tokens_per_s": (best.prompt_tokens + best.output_tokens) / best.wall_s,
@@ -48,6 +49,12 @@ def throughput_metrics(curve: Sequence[CurvePoint]) -> dict[str, float]:
         "throughput/best_concurrency": best.concurrency,
         **{f"throughput/output_tokens_per_s_c{point.concurrency}": point.output_tokens_per_s for point in curve},
     }
+
+
+def unpreempted(curve: Sequence[CurvePoint]) -> dict[str, float]:
+    """The largest concurrency that ran without a request being thrown out of the cache; absent when there was none."""
+    fitting = [point.concurrency for point in curve if not point.preemptions]
+    return {"throughput/max_batch": max(fitting)} if fitting else {}
 
 
 def memory_metrics(info: EngineInfo, samples: Sequence[Sample], growth_bytes: int, tokens: int) -> dict[str, float]:

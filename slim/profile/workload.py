@@ -4,6 +4,8 @@ import random
 from collections.abc import Sequence
 
 from slim.engines.base import GenerationRequest
+from slim.errors import Reason, StageError
+from slim.profile.sources import PromptText
 
 
 def prompts(tokens: Sequence[int], count: int, length: int, seed: int) -> list[tuple[int, ...]]:
@@ -35,6 +37,18 @@ def prompts(tokens: Sequence[int], count: int, length: int, seed: int) -> list[t
         if len(found) == count:
             return list(found.values())
     raise ValueError(f"the workload's text has {len(found)} different windows of {length} tokens, {count} are needed")
+
+
+def cut(source: PromptText, count: int, length: int, seed: int) -> list[tuple[int, ...]]:
+    """Return `prompts` of a source.
+
+    Raises:
+        StageError: ``data_unavailable``: the source is too short for so many.
+    """
+    try:
+        return prompts(source.tokens, count, length, seed)
+    except ValueError as error:
+        raise StageError(Reason.DATA_UNAVAILABLE, f"prompts from {source.origin}: {error}") from error
 
 
 def requests(windows: Sequence[tuple[int, ...]], output_tokens: int) -> list[GenerationRequest]:

@@ -1,11 +1,10 @@
 """Calibration data: token sequences that a model sees while its weights are rounded."""
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from slim import text
+from slim import rows, text
 from slim.config import QuantizeConfig
 from slim.errors import ConfigError, Reason, StageError
 from slim.records import Dataset
@@ -62,38 +61,17 @@ def _start(tokenizer: Any) -> list[int]:
 
 
 def _chats(config: QuantizeConfig, tokenizer: Any, seed: int) -> list[list[int]]:
-    name, split = config.calibration, config.calibration_split
-    try:
-        import datasets
-
-        rows = datasets.load_dataset(name, split=f"{split}[:{config.samples}]").shuffle(seed=seed)
-    except ImportError as error:
-        raise StageError(Reason.MISSING_PACKAGE, f"calibration data set {name!r} needs the package datasets: {error}") from error
-    except Exception as error:
-        # The library lets errors of every package below it through: HTTP, file systems, parsers, its own.
-        raise StageError(
-            Reason.DATA_UNAVAILABLE,
-            f"calibration data set {name!r}, split {split!r}, cannot be loaded ({type(error).__name__}); {_HINT}",
-        ) from error
+    name = config.calibration
+    loaded = rows.HubRows(name, config.calibration_split, config.samples).load("calibration data set", _HINT).shuffle(seed=seed)
     found = []
-    for row in rows:
+    for row in loaded:
         tokens = _tokens(row, tokenizer, name)[: config.max_tokens]
         if tokens:
             found.append(tokens)
     return found
 
 
-def _tokens(row: dict[str, Any], tokenizer: Any, name: str) -> list[int]:
-    """One sample's tokens; a tokenizer without a chat template gets the turns as plain text."""
-    messages: Sequence[dict[str, str]] | None = row.get("messages") or row.get("conversations")
-    if messages and all("role" in m and "content" in m for m in messages):
-        if tokenizer.chat_template:
-            written = tokenizer.apply_chat_template(messages, tokenize=False)
-            return list(tokenizer(written, add_special_tokens=False)["input_ids"])
-        return list(tokenizer("\n\n".join(m["content"] for m in messages))["input_ids"])
-    if isinstance(row.get("text"), str):
-        return list(tokenizer(row["text"])["input_ids"])
-    raise StageError(
-        Reason.DATA_UNAVAILABLE,
-        f"calibration data set {name!r} has neither chats ('messages') nor 'text', but: {', '.join(row)}; {_HINT}",
-    )
+def _tokens(row: rows.Row, tokenizer: Any, name: str) -> list[int]:
+    """One sample's tokens."""
+    passage, is_templated = rows.written(row, tokenizer, f"calibration data set {name!r}", _HINT)
+    return list(tokenizer(passage, add_special_tokens=not is_templated)["input_ids"])

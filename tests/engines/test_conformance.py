@@ -18,6 +18,7 @@ import pytest
 from scipy.special import log_softmax
 
 from slim.engines import Engine, EngineSpec, GenerationRequest, Score, ScoreRequest, open_engine
+from slim.engines.base import OpenLoopEngine
 
 CONTEXT = 256
 EOS = 2
@@ -176,6 +177,37 @@ def test_the_next_request_is_handed_over_when_one_ends(engine: Engine) -> None:
     long, short, third = (GenerationRequest(p, n, ignore_eos=True) for p, n in zip(prompts(engine, 3), (24, 2, 2), strict=True))
     answers = engine.generate([long, short, third], 2)
     assert answers[1].token_times_s[-1] <= answers[2].submitted_s < answers[0].token_times_s[-1]
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_requests_arrive_whether_or_not_earlier_ones_are_done(engine: Engine) -> None:
+    assert isinstance(engine, OpenLoopEngine)
+    long, *others = prompts(engine, 11, length=8)
+    requests = [GenerationRequest(long, 200, ignore_eos=True), *(GenerationRequest(p, 2, ignore_eos=True) for p in others)]
+    # One idle wait at first and one at the end; the engine takes 8 at once, so two that arrive together with others wait in its queue.
+    arrivals = [0.25, *[0.26] * 9, 20.0 if engine.info.engine == "fake" else 4.0]
+    answers = engine.serve(requests, arrivals)
+    start = answers[0].submitted_s - arrivals[0]
+    assert [a.submitted_s - start for a in answers] == pytest.approx(arrivals, abs=1e-6)
+    assert [len(a.tokens) for a in answers] == [200] + [2] * 10
+    assert all(a.ttft_s > 0 for a in answers)
+    assert all(a.token_times_s[-1] < answers[0].token_times_s[-1] for a in answers[1:10])
+    assert answers[10].token_times_s[0] > answers[9].token_times_s[-1]
+
+
+@pytest.mark.slow
+def test_an_engine_without_continuous_batching_takes_no_arrivals(opened: Opener) -> None:
+    assert not isinstance(opened("transformers"), OpenLoopEngine)
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+@pytest.mark.parametrize(
+    ("arrivals", "message"), [([0.0], "1 arrivals for 2"), ([1.0, 0.5], "decrease"), ([-1.0, 0.0], "negative")]
+)
+def test_bad_arrivals_are_refused(engine: Engine, arrivals: list[float], message: str) -> None:
+    assert isinstance(engine, OpenLoopEngine)
+    with pytest.raises(ValueError, match=message):
+        engine.serve([GenerationRequest((5,), 1)] * 2, arrivals)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from slim.engines.fake import FakeEngine, VirtualClock
 from slim.profile import Profile, bandwidth, energy, passes, profile, summary, workload
 from slim.profile.energy import EnergyPass
 from slim.profile.passes import Warmup
+from slim.profile.sources import PromptText
 from slim.profile.trace import Monitor
 from slim.records import ignore_progress
 
@@ -32,6 +33,7 @@ CONFIG = ProfileConfig(
     energy=None,
 )
 TEXT = [i * 7 % 255 + 1 for i in range(400)]
+SOURCE = PromptText(tuple(TEXT), "builtin:test", "digest")
 
 
 def engine(**options: object) -> FakeEngine:
@@ -66,7 +68,7 @@ class FakeDevice:
 
 
 def measured(tmp_path: Path, fake: FakeEngine, device: FakeDevice | None = None, config: ProfileConfig = CONFIG) -> Profile:
-    return profile(fake, TEXT, config, tmp_path, seed=1, device=device or FakeDevice(fake.clock), clock=fake.clock.now)
+    return profile(fake, SOURCE, config, tmp_path, seed=1, device=device or FakeDevice(fake.clock), clock=fake.clock.now)
 
 
 def test_latency_is_what_the_engine_takes(tmp_path: Path) -> None:
@@ -261,7 +263,7 @@ def test_a_profile_says_how_near_it_is_to_the_devices_limit(tmp_path: Path, tiny
     fake = engine(kv_bytes_per_token=1000)
     config = CONFIG.model_copy(update={"peak_bandwidth_gb_s": 2.0})
     found = profile(
-        fake, TEXT, config, tmp_path, seed=1, device=FakeDevice(fake.clock), checkpoint=tiny_model, clock=fake.clock.now
+        fake, SOURCE, config, tmp_path, seed=1, device=FakeDevice(fake.clock), checkpoint=tiny_model, clock=fake.clock.now
     )
     weights = bandwidth.weight_bytes(tiny_model)
     assert weights is not None
