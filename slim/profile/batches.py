@@ -186,7 +186,8 @@ def measure(
     # Batch 1 before anything that fills the memory.
     alone = runs(1)
     tries: list[Try] = []
-    batch = largest(fits, config.limit)
+    with monitor.phase("largest batch"):
+        batch = largest(fits, config.limit)
     while batch > 1:
         batched = attempt(partial(runs, batch))
         if batched is not None:

@@ -20,8 +20,8 @@ MAX_MISSING = 0.05
 MAX_THROTTLED = 0.01
 """Share of the readings under work with a clock held down beyond which the measurement is flagged."""
 
-WORK = ("latency", "throughput", "energy")
-"""Phases whose figures are metrics; the device's clocks must be free in them."""
+UNMEASURED = ("warm-up", "largest batch", "idle")
+"""Phases whose times enter no metric; in all others the device's clocks must be free."""
 SERVING = ("warm-up", "latency", "throughput")
 """Phases that the memory metrics are about."""
 
@@ -106,7 +106,7 @@ class Trace:
     @property
     def throttled(self) -> dict[str, float]:
         """Share of the readings under work at which each reason held a clock down; only reasons that were seen."""
-        work = self.during(*WORK)
+        work = self.during(*(phase.name for phase in self.phases if phase.name not in UNMEASURED))
         reasons = sorted({reason for r in work for reason in r.throttle})
         return {reason: sum(reason in r.throttle for r in work) / len(work) for reason in reasons}
 
