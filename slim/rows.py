@@ -24,7 +24,7 @@ class HubRows:
         count: rows at most.
         subset: configuration of the data set; None is its default.
         mirror: local directory that holds it; None loads from the Hub or its cache.
-        mirror_state: identifies what the directory holds, since ``datasets`` caches a directory under its name alone.
+        cache_dir: where what is read of it is cached; None is the package's own place.
     """
 
     name: str
@@ -32,7 +32,7 @@ class HubRows:
     count: int
     subset: str | None = None
     mirror: Path | None = None
-    mirror_state: str = ""
+    cache_dir: str | None = None
 
     def load(self, what: str, hint: str) -> Any:
         """Return the rows as a ``datasets.Dataset``.
@@ -51,8 +51,8 @@ class HubRows:
             keywords: dict[str, Any] = {"split": f"{self.split}[:{self.count}]"}
             if self.subset is not None:
                 where.append(self.subset)
-            if self.mirror is not None:
-                keywords["cache_dir"] = str(Path(datasets.config.HF_DATASETS_CACHE) / f"mirror-{self.mirror_state}")
+            if self.cache_dir is not None:
+                keywords["cache_dir"] = self.cache_dir
             return datasets.load_dataset(*where, **keywords)
         except ImportError as error:
             raise StageError(Reason.MISSING_PACKAGE, f"{what} {self.name!r} needs the package datasets: {error}") from error

@@ -25,25 +25,9 @@ from slim.provenance import ROOT
 from slim.runner import Runner
 from slim.store import TAG, Store, StoredRun
 from slim.sweep import Event
+from tests.made import SMALL
 
 pytestmark = pytest.mark.slow
-
-SMALL: dict[str, Any] = {
-    "quantize": {"calibration": "python-docs", "samples": 4, "max_tokens": 32, "group_size": 32},
-    "evaluate": {"tasks": [{"name": "slim_facts", "limit": 6}], "perplexity_tokens": 64, "fidelity_tokens": 100},
-    "profile": {
-        "input_tokens": 8,
-        "output_tokens": 4,
-        "requests": 3,
-        "warmup": {"min_requests": 5, "max_requests": 6, "tolerance": 0.9},
-        "concurrency": [1, 2],
-        "requests_per_concurrency": 1,
-    },
-    "engines": {
-        "vllm": {"max_model_len": 256, "max_num_seqs": 8, "enforce_eager": True, "cpu_kv_cache_gib": 0.25},
-        "transformers": {"max_model_len": 256},
-    },
-}
 
 
 @pytest.fixture

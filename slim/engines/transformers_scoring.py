@@ -18,8 +18,8 @@ from slim.engines.base import Score, ScoreRequest
 from slim.engines.sharing import prefix_groups
 
 _SHARING_ATTENTION = ("sdpa", "eager")
-# cuDNN's, which PyTorch may choose as well, takes a tenth of a second to prepare for each shape that it has not seen, and
-# here nearly every batch has a shape of its own.
+# Without cuDNN's, which PyTorch may choose as well: it prepares a plan for each shape that it has not seen, and here nearly
+# every batch has a shape of its own. On an H100 a new shape took a tenth of a second; that these plans are why is not shown.
 _ATTENTION_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 

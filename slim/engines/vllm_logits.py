@@ -1,6 +1,6 @@
 """The logits along a prompt, taken from vLLM's model while it computes the prompt's log-probabilities.
 
-vLLM hands out log-probabilities as Python lists, which for a whole vocabulary at each of a thousand tokens takes
+vLLM's front end hands out log-probabilities as Python lists, which for a whole vocabulary at each of a thousand tokens takes
 minutes and gigabytes. The engine runs in this process, so what ``compute_logits`` returns can be kept as it is; the
 log-probabilities that vLLM gives for the prompt's own tokens tell which rows belong where, and that they are right.
 """
@@ -54,7 +54,9 @@ def rows(taken: Sequence[torch.Tensor], tokens: Sequence[int], answer: Found) ->
     Raises:
         StageError: the rows are not those of the log-probabilities that vLLM gives.
     """
-    expected = [row[0][1] for row in answer.rows()] + [dict(answer.last())[tokens[-1]]]
+    expected = [values[0] for _, values in answer.rows()]
+    candidates, values = answer.last()
+    expected.append(values[candidates.index(tokens[-1])])
     found: list[torch.Tensor] = []
     last: torch.Tensor | None = None
     place = 0

@@ -53,6 +53,10 @@ def logprob_params(*, in_prompt: int | None, candidates: tuple[int, ...], read_c
     )
 
 
+Row = tuple[list[int], list[float]]
+"""Tokens at one place, and the log-probability of each."""
+
+
 @dataclass
 class Found:
     """What the engine's core said about a request.
@@ -81,28 +85,17 @@ class Found:
         """Places of the prompt that have a row."""
         return sum(len(part.logprobs) for part in self.prompt)
 
-    def rows(self, start: int = 0) -> list[list[tuple[int, float]]]:
-        """Tokens and log-probabilities in the prompt's rows from ``start`` on: its own token, and the most likely ones."""
-        found: list[list[tuple[int, float]]] = []
+    def rows(self, start: int = 0) -> list[Row]:
+        """The prompt's rows from ``start`` on: in each its own token first, then the most likely ones."""
+        found: list[Row] = []
         for part in self.prompt:
-            ids, values = part.logprob_token_ids[start:].tolist(), part.logprobs[start:].tolist()
-            found += [list(zip(*row, strict=True)) for row in zip(ids, values, strict=True)]
+            found += zip(part.logprob_token_ids[start:].tolist(), part.logprobs[start:].tolist(), strict=True)
             start = max(0, start - len(part.logprobs))
         return found
 
-    def own(self, start: int) -> tuple[list[int], list[float]]:
-        """The prompt's own tokens and their log-probabilities, from row ``start`` on."""
-        ids: list[int] = []
-        values: list[float] = []
-        for part in self.prompt:
-            ids += part.logprob_token_ids[start:, 0].tolist()
-            values += part.logprobs[start:, 0].tolist()
-            start = max(0, start - len(part.logprobs))
-        return ids, values
-
-    def last(self) -> list[tuple[int, float]]:
-        """Tokens and log-probabilities after the prompt: of the generated token and the candidates."""
-        return list(zip(self.generated.logprob_token_ids[0].tolist(), self.generated.logprobs[0].tolist(), strict=True))
+    def last(self) -> Row:
+        """The row after the prompt: the generated token and the candidates."""
+        return self.generated.logprob_token_ids[0].tolist(), self.generated.logprobs[0].tolist()
 
 
 @dataclass(frozen=True)
@@ -155,15 +148,12 @@ class ScoringJob:
         prompt the best of one, at the generated place the one that was generated). Ranks are not used: vLLM counts a tie
         against both tokens.
         """
-        rows: list[list[tuple[int, float]]] = []
+        rows: list[Row] = []
         if len(self.continuations[0]) > 1:
             # Some versions leave the rows of cached tokens out, some leave in them whatever was in memory there.
             start = len(self.context) - 1 - (len(self.prompt) - 1 - found.prompt_rows)
             if start < 0 or found.cached_tokens >= len(self.context):
                 return None
-            if not self.greedy and not self._last_apart:
-                tokens, logprobs = found.own(start)
-                return [Score(tuple(logprobs), None)] if tuple(tokens) == self.continuations[0] else None
             rows = found.rows(start)
         if self._last_apart:
             rows.append(found.last())
@@ -175,14 +165,14 @@ class ScoringJob:
             scores.append(score)
         return scores
 
-    def _score(self, continuation: tuple[int, ...], rows: list[list[tuple[int, float]]]) -> Score | None:
+    def _score(self, continuation: tuple[int, ...], rows: list[Row]) -> Score | None:
         logprobs, greedy = [], []
-        for row, token in zip(rows, continuation, strict=True):
-            own = dict(row).get(token)
-            if own is None:
+        for (tokens, values), token in zip(rows, continuation, strict=True):
+            if token not in tokens:
                 return None
+            own = values[tokens.index(token)]
             logprobs.append(own)
-            greedy.append(own >= max(value for _, value in row))
+            greedy.append(own >= max(values))
         return Score(tuple(logprobs), tuple(greedy) if self.greedy else None)
 
     def without_cache(self) -> "ScoringJob":

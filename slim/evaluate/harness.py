@@ -180,7 +180,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
                 self.unscored.setdefault((owners[place].task_name, owners[place].doc_id), problem)
             if not isinstance(pair, str) and len(pair[0]) < len(pairs[place][0]) and owners is not None:
                 self.truncated.add((owners[place].task_name, owners[place].doc_id))
-            answers.append((total, greedy and score is not None and bool(score.greedy) and all(score.greedy or ())))
+            answers.append((total, greedy and score is not None and score.greedy is not None and all(score.greedy)))
         return answers
 
     def _scores(self, pairs: Iterable[tuple[Tokens, Tokens]], greedy: bool) -> dict[tuple[Tokens, Tokens], Score]:

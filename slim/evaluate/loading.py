@@ -3,7 +3,6 @@
 Imports the harness at its top, so import it only where something is evaluated.
 """
 
-import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -151,6 +150,7 @@ class _Factory(TaskFactory):  # type: ignore[misc]
         self.data_dir = data_dir
         self.on_progress = on_progress
         self.sources: dict[str, str] = {}
+        self._caches: dict[str, str | None] = {}
 
     def _build_task(self, entry: Any, overrides: dict[str, Any] | None) -> Any:
         self.on_progress(Progress("load tasks", len(self.sources), None, "tasks"))
@@ -158,7 +158,7 @@ class _Factory(TaskFactory):  # type: ignore[misc]
         wanted = settings.get("dataset_path")
         local = self._mirrored(wanted)
         try:
-            task = super()._build_task(entry, {**(overrides or {}), **(_from(local, settings) if local else {})})
+            task = super()._build_task(entry, {**(overrides or {}), **(self._from(local, settings) if local else {})})
         except SlimError:
             raise
         except (OSError, datasets.exceptions.DatasetsError, ValueError, RuntimeError, KeyError) as error:
@@ -177,24 +177,20 @@ class _Factory(TaskFactory):  # type: ignore[misc]
         self.sources[task.task_name] = f"builtin:{entry.name}" if builtin else local or str(wanted or "harness")
         return task
 
+    def _from(self, local: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings that load a task's data from a local copy."""
+        wanted = settings["dataset_path"]
+        if wanted not in self._caches:
+            self._caches[wanted] = mirror.cache_dir(wanted, self.data_dir)
+        return {
+            "dataset_path": local,
+            "dataset_kwargs": {**(settings.get("dataset_kwargs") or {}), "cache_dir": self._caches[wanted]},
+        }
+
     def _mirrored(self, wanted: Any) -> str | None:
         """Directory of the mirror that holds the data set; None without one."""
         path = mirror.local_copy(wanted, self.data_dir) if isinstance(wanted, str) else None
         return str(path) if path is not None else None
-
-
-def _from(local: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that load a task's data from a local copy.
-
-    The ``datasets`` package caches a local directory under its last name and its configuration, whatever its files
-    hold: of two copies, or a copy before and after a change, it would return the one that it saw first. So each state of
-    a directory gets a cache of its own.
-    """
-    files = sorted(path for path in Path(local).rglob("*") if path.is_file())
-    states = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
-    digest = hashlib.sha256("\n".join(states).encode()).hexdigest()[:16]
-    cache = str(Path(datasets.config.HF_DATASETS_CACHE) / f"mirror-{digest}")
-    return {"dataset_path": local, "dataset_kwargs": {**(settings.get("dataset_kwargs") or {}), "cache_dir": cache}}
 
 
 def _one_line(error: BaseException) -> str:

@@ -79,6 +79,19 @@ def fingerprint(data_sets: Mapping[str, str], data_dir: Path | None) -> str:
     return digest.hexdigest()[:16]
 
 
+def cache_dir(data_set: str, data_dir: Path | None) -> str | None:
+    """Return where the ``datasets`` package is to cache what it reads of a local copy; None where there is none.
+
+    It caches a directory under its last name and its configuration, whatever its files hold: of two copies, or a copy before
+    and after a change, it would return the one that it saw first. So each content gets a cache of its own.
+    """
+    if local_copy(data_set, data_dir) is None:
+        return None
+    import datasets
+
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"mirror-{fingerprint({data_set: ''}, data_dir)}")
+
+
 def is_offline() -> bool:
     """Whether the user forbade to ask the Hub."""
     return any(os.environ.get(name, "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))

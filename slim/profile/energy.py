@@ -32,27 +32,18 @@ class Work:
 
 
 @dataclass(frozen=True)
-class EnergyPass:
-    """Raw readings of an energy pass.
+class EnergyPass(Work):
+    """The work with what the trace says about it.
 
     Attributes:
         idle: power samples with the engine loaded and no work, W.
         power: power samples during the work, W.
         utilization: GPU utilization during the work, %.
-        counter_j: difference of the device's energy counter over the work; None when it has none.
-        wall_s: of the work.
-        requests, output_tokens: done in that time.
-        throttle: reasons seen just after the work.
     """
 
     idle: tuple[Sample, ...]
     power: tuple[Sample, ...]
     utilization: tuple[Sample, ...]
-    counter_j: float | None
-    wall_s: float
-    requests: int
-    output_tokens: int
-    throttle: tuple[str, ...]
 
     @property
     def sampled_j(self) -> float:
@@ -81,16 +72,7 @@ def join(work: Work, trace: Trace) -> EnergyPass | None:
     idle, power = trace.samples("power_w", "idle"), trace.samples("power_w", "energy")
     if not idle or len(power) < 2 or power[0].time_s == power[-1].time_s:
         return None
-    return EnergyPass(
-        idle=idle,
-        power=power,
-        utilization=trace.samples("utilization_pct", "energy"),
-        counter_j=work.counter_j,
-        wall_s=work.wall_s,
-        requests=work.requests,
-        output_tokens=work.output_tokens,
-        throttle=work.throttle,
-    )
+    return EnergyPass(**vars(work), idle=idle, power=power, utilization=trace.samples("utilization_pct", "energy"))
 
 
 def measure(

@@ -119,8 +119,8 @@ def _rows(config: PromptsConfig) -> Any:
         return rows.read_jsonl(Path(config.source), config.rows)
     data_dir = _data_dir(config)
     place = mirror.local_copy(config.source, data_dir)
-    state = fingerprint(config) if place else None
-    return rows.HubRows(config.source, config.split, config.rows, config.subset, place, state or "").load(_WHAT, _HINT)
+    cache_dir = mirror.cache_dir(config.source, data_dir)
+    return rows.HubRows(config.source, config.split, config.rows, config.subset, place, cache_dir).load(_WHAT, _HINT)
 
 
 def _is_plain(name: str) -> bool:

@@ -10,26 +10,12 @@ from slim.config import ModelEntry, SweepConfig
 from slim.engines import EngineSpec, GenerationRequest, open_engine
 from slim.store import TAG
 from slim.sweep import Event
+from tests.made import SMALL
 from tests.synthetic.configs import PARAMETERS, write
 
 pytestmark = pytest.mark.slow
 
-SMALL: dict[str, Any] = {
-    "quantize": {"calibration": "python-docs", "samples": 4, "max_tokens": 32, "group_size": 32},
-    "evaluate": None,
-    "profile": {
-        "input_tokens": 8,
-        "output_tokens": 4,
-        "requests": 3,
-        "warmup": {"min_requests": 5, "max_requests": 6, "tolerance": 0.9},
-        "concurrency": [1, 2],
-        "requests_per_concurrency": 1,
-    },
-    "engines": {
-        "vllm": {"max_model_len": 256, "max_num_seqs": 8, "enforce_eager": True, "cpu_kv_cache_gib": 0.25},
-        "transformers": {"max_model_len": 256},
-    },
-}
+PROFILED = {**SMALL, "evaluate": None}
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"num_hidden_layers": 24},
     "mistral": {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "tie_word_embeddings": False},
@@ -76,7 +62,7 @@ def test_vllm_answers_as_transformers_does(tmp_path: Path) -> None:
     requests = [GenerationRequest(tuple(range(8 + i, 40 + i)), 2, ignore_eos=True) for i in range(8)]
     first = []
     for engine in ("transformers", "vllm"):
-        opened = open_engine(EngineSpec(engine, path, "bfloat16", SMALL["engines"][engine]))
+        opened = open_engine(EngineSpec(engine, path, "bfloat16", PROFILED["engines"][engine]))
         try:
             answers = opened.generate(requests, 1)
         finally:
@@ -91,7 +77,7 @@ def test_a_sweep_quantizes_serves_and_profiles_them_beside_a_real_model(tmp_path
     precisions = ["bf16@vllm", "gptq-int4@vllm", "gptq-int8@vllm", "bnb-nf4@transformers"]
     events: list[Event] = []
     store, outcome = api.run(
-        SweepConfig.parse({"models": [model], "precisions": precisions, **SMALL}),
+        SweepConfig.parse({"models": [model], "precisions": precisions, **PROFILED}),
         f"sqlite:///{tmp_path / 'mlflow.db'}",
         on_event=events.append,
     )
@@ -106,7 +92,7 @@ def test_a_sweep_quantizes_serves_and_profiles_them_beside_a_real_model(tmp_path
         assert not [key for key in run.metrics if key.startswith(("accuracy/", "fidelity/"))]
         assert (run.metrics["size/bits_per_weight"] > 15) == ("bf16" in name)
 
-    evaluated = {**SMALL, "evaluate": {"tasks": [{"name": "slim_facts", "limit": 6}], "perplexity_text": None}}
+    evaluated = {**PROFILED, "evaluate": {"tasks": [{"name": "slim_facts", "limit": 6}], "perplexity_text": None}}
     store, outcome = api.run(
         SweepConfig.parse({"models": [model, str(tiny_model)], "precisions": ["bf16@vllm"], **evaluated}),
         f"sqlite:///{tmp_path / 'mlflow.db'}",
