@@ -1,6 +1,6 @@
-"""What sampling the device costs the engine, and whether it keeps its rate.
+"""What sampling the device costs the engine, whether it keeps its rate, and whether the power agrees with the energy counter.
 
-    python -m benchmarks.sampling_overhead [--engine vllm] [--model embedded] [--concurrency 8] [--rounds 20]
+    python -m benchmarks.power_sampling [--engine vllm] [--model embedded] [--concurrency 8] [--rounds 20]
 
 One engine, opened once. A round generates the same requests twice, once with the monitor that a profile uses and once without, in
 an order that alternates from round to round, so that drift of the machine falls on both. The loss is the median over rounds of how
@@ -21,11 +21,12 @@ import numpy as np
 from scipy.stats import bootstrap
 
 from slim import models, precisions, text
-from slim.config import EnginesConfig, ModelEntry
-from slim.device import open_device
+from slim.config import EnergyConfig, EnginesConfig, ModelEntry
+from slim.device import Device, open_device
 from slim.engines import Engine, EngineSpec, open_engine
 from slim.engines.base import GenerationRequest
-from slim.profile import workload
+from slim.profile import energy, workload
+from slim.profile.summary import MAX_COUNTER_DEVIATION
 from slim.profile.trace import MAX_MISSING, Monitor, Trace
 from slim.provenance import probe, usable_cores
 from slim.records import ignore_progress
@@ -82,12 +83,31 @@ def main() -> int:
         share = 100 * sum(cpu_s) / span_s / usable_cores()
         print(f"its own CPU  {share:.2f} % of {usable_cores()} cores")
     print(f"rate         {readings / span_s:.2f} Hz of {1 / arguments.interval_s:.2f} Hz, {sum(t.late for t in traces)} late")
-    met = loss <= TARGET_PCT and missing <= MAX_MISSING
-    print(
-        f"loss {loss:.2f} % (target {TARGET_PCT} %), missing {100 * missing:.1f} % (target {100 * MAX_MISSING:.0f} %): "
-        + ("met" if met else "missed")
-    )
+    deviation = counter_deviation(engine, device, requests, arguments)
+    met = loss <= TARGET_PCT and missing <= MAX_MISSING and abs(deviation or 0.0) <= MAX_COUNTER_DEVIATION
+    verdict = f"loss {loss:.2f} % (target {TARGET_PCT} %), missing {100 * missing:.1f} % (target {100 * MAX_MISSING:.0f} %)"
+    if deviation is not None:
+        verdict += f", counter {100 * deviation:+.2f} % (target {100 * MAX_COUNTER_DEVIATION:.0f} %)"
+    print(verdict + (": met" if met else ": missed"))
     return 0 if met else 1
+
+
+def counter_deviation(
+    engine: Engine, device: Device, requests: list[GenerationRequest], arguments: argparse.Namespace
+) -> float | None:
+    """Run a profile's energy pass; return how far the integral of the power is from the counter; None without either."""
+    with Monitor(device, arguments.interval_s) as monitor:
+        work = energy.measure(
+            engine, device, monitor, requests, arguments.concurrency, config=EnergyConfig(), on_progress=ignore_progress
+        )
+    found = None if work is None else energy.join(work, monitor.trace)
+    if found is None or not found.counter_j:
+        print("counter      none")
+        return None
+    print(f"idle         {found.idle_w:.1f} W over {len(found.idle)} readings")
+    print(f"counter      {found.counter_j:.0f} J in {found.wall_s:.1f} s, {found.counter_j / found.wall_s:.1f} W")
+    print(f"integral     {found.sampled_j:.0f} J over {len(found.power)} readings")
+    return found.sampled_j / found.counter_j - 1
 
 
 def opened(arguments: argparse.Namespace) -> tuple[Engine, list[GenerationRequest]]:
