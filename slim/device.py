@@ -67,7 +67,7 @@ class Device(Protocol):
         """Device memory in use: by everything on the GPUs, or resident in this process and its children on a CPU."""
 
     def power_w(self) -> float | None:
-        """Present power, summed over the GPUs."""
+        """Present power, summed over the GPUs; at this moment where the device tells, else over the time it averages over."""
 
     def total_energy_j(self) -> float | None:
         """Energy since the driver was loaded, summed over the GPUs; only differences mean something."""
@@ -129,6 +129,7 @@ class NvmlDevice:
     def __init__(self, nvml: Any, handles: list[Any]) -> None:
         self._nvml = nvml
         self._handles = handles
+        self._is_instant = self._instant_mw() is not None
         self.name = provenance.text_of(nvml.nvmlDeviceGetName(handles[0]))
 
     @classmethod
@@ -165,9 +166,16 @@ class NvmlDevice:
         return sum(int(self._nvml.nvmlDeviceGetMemoryInfo(handle).used) for handle in self._handles)
 
     def power_w(self) -> float | None:
-        """See `Device`."""
-        readings = self._read("nvmlDeviceGetPowerUsage")
+        """See `Device`: ``nvmlDeviceGetPowerUsage`` is a mean over one second on Ampere (but GA100) and newer, by NVML's reference."""
+        readings = self._instant_mw() if self._is_instant else self._read("nvmlDeviceGetPowerUsage")
         return None if readings is None else sum(readings) / 1000
+
+    def _instant_mw(self) -> list[int] | None:
+        """Power at this moment, mW a GPU; None where a GPU or the driver does not offer it."""
+        fields = self._read("nvmlDeviceGetFieldValues", [self._nvml.NVML_FI_DEV_POWER_INSTANT])
+        if fields is None or any(field.nvmlReturn != self._nvml.NVML_SUCCESS for (field,) in fields):
+            return None
+        return [int(field.value.uiVal) for (field,) in fields]
 
     def total_energy_j(self) -> float | None:
         """See `Device`."""

@@ -24,6 +24,7 @@ class Gpu:
     limit_mw: int | None = None
     throttle: int | None = None
     pids: list[int] | None = field(default_factory=list)
+    instant_mw: int | None = None
 
 
 class FakeNvml:
@@ -35,6 +36,7 @@ class FakeNvml:
     """
 
     NVMLError = NVMLError
+    NVML_SUCCESS, NVML_FI_DEV_POWER_INSTANT = 0, 186
     NVML_TEMPERATURE_GPU, NVML_CLOCK_SM, NVML_CLOCK_MEM = 0, 1, 2
 
     def __init__(self, gpus: list[Gpu], mig: list[Gpu] = ()) -> None:  # type: ignore[assignment]
@@ -60,6 +62,11 @@ class FakeNvml:
         if value is None:
             raise NVMLError("not supported")
         return value
+
+    def nvmlDeviceGetFieldValues(self, gpu: Gpu, fields: list[int]) -> list[SimpleNamespace]:  # noqa: N802
+        assert fields == [self.NVML_FI_DEV_POWER_INSTANT]
+        value = SimpleNamespace(uiVal=gpu.instant_mw)
+        return [SimpleNamespace(nvmlReturn=0 if gpu.instant_mw is not None else 3, value=value)]
 
     def nvmlInit(self) -> None:  # noqa: N802
         pass

@@ -73,6 +73,20 @@ def test_several_gpus_are_summed(nvml: FakeNvml) -> None:
     assert state.other_processes == 1
 
 
+def test_power_is_that_of_the_moment_where_all_gpus_tell_it(nvml: FakeNvml) -> None:
+    nvml.gpus[0].instant_mw = 300_000
+    one = NvmlDevice.open("0")
+    assert one is not None
+    assert one.power_w() == 300
+    both = NvmlDevice.open("0,1")
+    assert both is not None
+    assert both.power_w() == pytest.approx(300.5)
+    nvml.gpus[1].instant_mw = 60_000
+    again = NvmlDevice.open("0,1")
+    assert again is not None
+    assert again.power_w() == pytest.approx(360)
+
+
 def test_what_a_gpu_does_not_say_is_unknown(nvml: FakeNvml) -> None:
     nvml.gpus[1].energy_mj = None
     device = NvmlDevice.open("0,1")

@@ -75,7 +75,7 @@ def test_counter_and_trace_agree_under_steady_work(device: NvmlDevice) -> None:
     if counter is None or counter_end is None:
         pytest.skip("this GPU has no energy counter")
     power = monitor.trace.samples("power_w", "energy")
-    found = energy.EnergyPass(counter_end - counter, wall_s, 1, 1, (), power[:1], power, ())
+    found = energy.EnergyPass(counter_end - counter, wall_s, None, 1, 1, (), power[:1], power, ())
     assert found.sampled_j == pytest.approx(found.counter_j, rel=0.05)
     assert not monitor.trace.is_starved
     assert monitor.trace.other_processes in (None, 0)

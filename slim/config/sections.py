@@ -176,10 +176,12 @@ class EnergyConfig(Section):
     Attributes:
         min_duration_s: steady work at least this long.
         idle_s: how long idle power is measured, with the engine loaded, just before.
+        settle_s: without work before that, until clocks and power have come down.
     """
 
     min_duration_s: Seconds = 30.0
     idle_s: Seconds = 10.0
+    settle_s: Annotated[float, Field(ge=0)] = 2.0
 
 
 class PromptsConfig(Section):

@@ -20,12 +20,14 @@ class Work:
     Attributes:
         counter_j: difference of the device's energy counter over the work; None when it has none.
         wall_s: of the work.
+        idle_counter_w: mean power by the counter while the engine was loaded and idle; None when there is no counter.
         requests, output_tokens: done in that time.
         throttle: reasons seen just after the work.
     """
 
     counter_j: float | None
     wall_s: float
+    idle_counter_w: float | None
     requests: int
     output_tokens: int
     throttle: tuple[str, ...]
@@ -58,8 +60,8 @@ class EnergyPass(Work):
 
     @property
     def idle_w(self) -> float:
-        """Mean idle power."""
-        return sum(s.value for s in self.idle) / len(self.idle)
+        """Mean idle power, by the same instrument as the gross energy."""
+        return sum(s.value for s in self.idle) / len(self.idle) if self.idle_counter_w is None else self.idle_counter_w
 
     @property
     def net_j(self) -> float:
@@ -87,7 +89,7 @@ def measure(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Work | None:
-    """Run the energy pass as the phases ``idle`` and ``energy``; None on a device without a power reading.
+    """Run the energy pass as the phases ``settle``, ``idle`` and ``energy``; None on a device without a power reading.
 
     Args:
         engine: a warm engine.
@@ -102,9 +104,13 @@ def measure(
     """
     if device.power_w() is None:
         return None
-    with monitor.phase("idle"):
+    with monitor.phase("settle"):
         on_progress(Progress("idle power", 0, None, "seconds"))
+        sleep(config.settle_s)
+    with monitor.phase("idle"):
+        idle_start, idle_counter = clock(), device.total_energy_j()
         sleep(config.idle_s)
+        idle_j, idle_s = _difference(idle_counter, device.total_energy_j()), clock() - idle_start
     done = tokens = 0
     with monitor.phase("energy"):
         counter = device.total_energy_j()
@@ -119,9 +125,14 @@ def measure(
                 break
         counter_end = device.total_energy_j()
     return Work(
-        counter_j=None if counter is None or counter_end is None else counter_end - counter,
+        counter_j=_difference(counter, counter_end),
         wall_s=wall_s,
+        idle_counter_w=None if idle_j is None or idle_s == 0 else idle_j / idle_s,
         requests=done,
         output_tokens=tokens,
         throttle=device.state().throttle,
     )
+
+
+def _difference(begin_j: float | None, end_j: float | None) -> float | None:
+    return None if begin_j is None or end_j is None else end_j - begin_j

@@ -8,7 +8,7 @@ from slim.engines.base import Completion, EngineInfo
 from slim.profile import passes
 from slim.profile.energy import EnergyPass
 from slim.profile.passes import CurvePoint, Warmup
-from slim.profile.trace import MAX_THROTTLED, Trace
+from slim.profile.trace import MAX_THROTTLED, POWER_CAP, Trace
 
 MIN_ENERGY_S = 30.0
 MAX_COUNTER_DEVIATION = 0.05
@@ -116,7 +116,8 @@ def validity(
             reasons.append("energy_pass_short")
         if energy.counter_j and abs(energy.sampled_j / energy.counter_j - 1) > MAX_COUNTER_DEVIATION:
             reasons.append("energy_counter_disagrees")
-    throttle = {*before.throttle, *after.throttle, *(energy.throttle if energy else ())}
+    # Whether power caps the clock is for the trace to say, which has the clocks.
+    throttle = {*before.throttle, *after.throttle, *(energy.throttle if energy else ())} - {POWER_CAP}
     if trace is not None:
         throttle |= {reason for reason, share in trace.throttled.items() if share > MAX_THROTTLED}
     if throttle:

@@ -141,12 +141,16 @@ def test_energy_is_power_times_time_and_idle_is_subtracted() -> None:
     device = FakeDevice(fake.clock, watts=100.0)
     requests = workload.requests(workload.prompts(TEXT, 4, 20, 1), 5)
 
-    def sleep(seconds: float) -> None:
-        fake.clock.advance(seconds)
-        device.watts = 400.0
+    waits = iter([(2.0, 100.0), (10.0, 400.0)])
 
-    # The device draws 100 W until the idle measurement is over; its counter follows the work.
-    counter = iter([1000.0, 1000.0 + 400.0 * 40])
+    def sleep(seconds: float) -> None:
+        expected, watts = next(waits)
+        assert seconds == expected
+        fake.clock.advance(seconds)
+        device.watts = watts
+
+    # The device draws 100 W until the idle measurement is over, by its counter 90 W; the counter follows the work.
+    counter = iter([100.0, 1000.0, 1000.0, 1000.0 + 400.0 * 40])
     device.total_energy_j = lambda: next(counter)  # type: ignore[method-assign]
     with Monitor(device, 1e6, fake.clock.now) as monitor:
         work = energy.measure(
@@ -168,13 +172,14 @@ def test_energy_is_power_times_time_and_idle_is_subtracted() -> None:
     assert found.requests * 5 == found.output_tokens
     assert found.gross_j == pytest.approx(16000)
     assert found.sampled_j == pytest.approx(400 * found.wall_s)
-    assert found.net_j == pytest.approx(found.gross_j - found.idle_w * found.wall_s)
+    assert found.idle_w == 90
+    assert found.net_j == pytest.approx(16000 - 90 * found.wall_s)
 
 
 def made_energy(**fields: object) -> EnergyPass:
     power = (Sample(0.0, 200.0), Sample(40.0, 200.0))
     values = {"idle": (Sample(0.0, 50.0),), "power": power, "utilization": (), "counter_j": 8000.0, "wall_s": 40.0}
-    return EnergyPass(**{**values, "requests": 10, "output_tokens": 100, "throttle": (), **fields})  # type: ignore[arg-type]
+    return EnergyPass(**{**values, "idle_counter_w": None, "requests": 10, "output_tokens": 100, "throttle": (), **fields})  # type: ignore[arg-type]
 
 
 def test_energy_metrics() -> None:
@@ -277,7 +282,7 @@ def test_the_trace_covers_all_phases(tmp_path: Path) -> None:
     fake = engine()
     config = CONFIG.model_copy(update={"energy": EnergyConfig(min_duration_s=2.0, idle_s=0.01)})
     found = measured(tmp_path, fake, config=config)
-    phases = ["warm-up", "latency", "batch of 8", "throughput", "idle", "energy"]
+    phases = ["warm-up", "latency", "batch of 8", "throughput", "settle", "idle", "energy"]
     states = json.loads((tmp_path / "device.json").read_text())
     assert [phase["name"] for phase in states["phases"]] == phases
     assert {"before", "after", "sampling", "throttled_share"} <= states.keys()

@@ -75,19 +75,37 @@ def test_throttling_counts_when_it_lasts() -> None:
     assert summary.validity(SETTLED, None, CALM, CALM, lasting) == ["clocks_throttled:hw_slowdown"]
 
 
+def test_a_power_cap_counts_only_with_a_clock_that_is_lower() -> None:
+    def capped(mhz: int | None) -> Trace:
+        readings = [Reading(t / 10, 0, sm_clock_mhz=1980 if mhz else None) for t in range(10)]
+        readings += [Reading(t / 10, 0, throttle=("sw_power_cap",), sm_clock_mhz=mhz) for t in range(10, 101)]
+        return Trace(tuple(readings), PHASES, 0.0, 10.0, 0.1)
+
+    said = ["clocks_throttled:sw_power_cap"]
+    assert summary.validity(SETTLED, None, CALM, CALM, capped(1965)) == []
+    assert summary.validity(SETTLED, None, CALM, CALM, capped(1600)) == said
+    # Where there is no clock to go by, the driver's word counts.
+    assert summary.validity(SETTLED, None, CALM, CALM, capped(None)) == said
+    after = DeviceState(throttle=("sw_power_cap",))
+    assert summary.validity(SETTLED, None, CALM, after, capped(1965)) == []
+
+
 @pytest.mark.parametrize(("others", "reasons"), [(0, []), (None, []), (1, ["gpu_shared"])])
 def test_another_process_at_any_time_is_a_reason(others: int | None, reasons: list[str]) -> None:
     assert summary.validity(SETTLED, None, CALM, CALM, trace(REGULAR, other_processes=others)) == reasons
 
 
 def test_energy_is_what_the_trace_says_about_the_pass() -> None:
-    found = energy.join(Work(None, 4.0, 2, 20, ()), trace(REGULAR))
+    found = energy.join(Work(None, 4.0, None, 2, 20, ()), trace(REGULAR))
     assert found is not None
     assert [s.value for s in found.power] == [300.0] * 8
     # 300 W over the 3.5 s between the first and the last reading, scaled to the 4 s of work.
     assert found.sampled_j == pytest.approx(300 * 4.0)
     assert found.idle_w == pytest.approx((3 * 100 + 300) / 4)
-    assert energy.join(Work(5.0, 4.0, 2, 20, ()), trace([0.0, 5.0, 7.0])) is None
+    counted = energy.join(Work(1200.0, 4.0, 90.0, 2, 20, ()), trace(REGULAR))
+    assert counted is not None
+    assert (counted.idle_w, counted.net_j) == (90.0, 1200.0 - 4 * 90.0)
+    assert energy.join(Work(5.0, 4.0, None, 2, 20, ()), trace([0.0, 5.0, 7.0])) is None
 
 
 def test_it_is_stored_with_phases_and_nulls(tmp_path: Path) -> None:
