@@ -171,7 +171,7 @@ class VllmEngine:
                 answers[index] = self._completion(requests[index], running, parts[index], output)
 
         jobs = [(request.prompt, vllm_requests.generation_params(request)) for request in requests]
-        self._run(FrontEnd(self._engine), jobs, concurrency, arrived, arrivals_s)
+        self._run(FrontEnd(self._engine), jobs, concurrency, arrived, arrivals_s=arrivals_s)
         return [answers[i] for i in range(len(requests))]
 
     def score(self, requests: Sequence[ScoreRequest], batch_size: int) -> list[tuple[Score, ...]]:
@@ -197,8 +197,7 @@ class VllmEngine:
             else:
                 answers.update(zip(((job.owner, place) for place in job.places), scores, strict=True))
 
-        # More than run at once, so that a step that ends with many requests is followed by a full one.
-        self._find([(job.prompt, job.params) for job in jobs], 2 * (self._info.max_concurrency or 1), finished)
+        self._find([(job.prompt, job.params) for job in jobs], self._info.max_concurrency or 1, finished)
         return again
 
     def logits(self, tokens: tuple[int, ...]) -> "npt.NDArray[np.float32]":
@@ -226,7 +225,11 @@ class VllmEngine:
     def _find(
         self, jobs: Sequence[tuple[tuple[int, ...], Any]], concurrency: int, finished: Callable[[_Running, Found], None]
     ) -> None:
-        """Run requests for log-probabilities."""
+        """Run requests for log-probabilities.
+
+        They end with the step that computes their prompt. Were all places filled by one step, vLLM could not prepare the next one
+        while the device works on it; so each step is given half of them.
+        """
         found = [Found() for _ in jobs]
 
         def arrived(running: _Running, output: Any, _: float) -> None:
@@ -234,7 +237,7 @@ class VllmEngine:
             if output.finished:
                 finished(running, found[running.index])
 
-        self._run(Core(self._engine), jobs, concurrency, arrived)
+        self._run(Core(self._engine), jobs, concurrency, arrived, at_once=-(-concurrency // 2))
 
     def _run(
         self,
@@ -242,15 +245,27 @@ class VllmEngine:
         jobs: Sequence[tuple[tuple[int, ...], Any]],
         concurrency: int,
         arrived: Callable[[_Running, Any, float], None],
+        *,
         arrivals_s: Sequence[float] | None = None,
+        at_once: int | None = None,
     ) -> None:
-        """Step the engine until all jobs are done; a job is handed over as soon as another one ends, or at its arrival."""
+        """Step the engine until all jobs are done; a job is handed over as soon as another one ends, or at its arrival.
+
+        Args:
+            port: way to the engine.
+            jobs: prompts and sampling parameters.
+            concurrency: jobs in flight at most.
+            arrived: told of each output, with the time of its step.
+            arrivals_s: when each job may be handed over; None is at once.
+            at_once: jobs that are handed over between two steps at most.
+        """
         waiting = deque(enumerate(jobs))
         start_s = time.perf_counter()
         running: dict[str, _Running] = {}
         try:
             while waiting or running:
-                while waiting and len(running) < concurrency:
+                places = concurrency - len(running)
+                for _ in range(min(len(waiting), places if at_once is None else min(places, at_once))):
                     submitted_s = now_s = time.perf_counter()
                     if arrivals_s is not None:
                         submitted_s = start_s + arrivals_s[waiting[0][0]]
