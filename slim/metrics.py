@@ -211,6 +211,13 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("energy/mean_power_w", "W", _NONE, "Mean power over the energy pass.", 1),
     Metric("energy/counter_ratio", "", _NONE, "Integrated power samples over the device's total-energy counter.", 4),
     Metric("gpu/utilization_mean_pct", "%", _NONE, "Mean GPU utilization that NVML reports over the energy pass.", 1),
+    Metric(
+        "gpu/sm_clock_mean_mhz",
+        "MHz",
+        _NONE,
+        "Mean SM clock over the energy pass, of the slowest GPU: lower where power limits it.",
+        0,
+    ),
     Metric("size/checkpoint_gb", "GB", _DOWN, "Weight files, in 1e9 bytes.", 3),
     Metric("size/parameters", "", _NONE, "Parameters of the original model, tied weights once.", 0),
     Metric("size/bits_per_weight", "bit", _DOWN, "Bits in the weight files over the original's parameters."),

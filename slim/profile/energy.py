@@ -41,11 +41,13 @@ class EnergyPass(Work):
         idle: power samples with the engine loaded and no work, W.
         power: power samples during the work, W.
         utilization: GPU utilization during the work, %.
+        clock: SM clock of the slowest GPU during the work, MHz.
     """
 
     idle: tuple[Sample, ...]
     power: tuple[Sample, ...]
     utilization: tuple[Sample, ...]
+    clock: tuple[Sample, ...] = ()
 
     @property
     def sampled_j(self) -> float:
@@ -74,7 +76,8 @@ def join(work: Work, trace: Trace) -> EnergyPass | None:
     idle, power = trace.samples("power_w", "idle"), trace.samples("power_w", "energy")
     if not idle or len(power) < 2 or power[0].time_s == power[-1].time_s:
         return None
-    return EnergyPass(**vars(work), idle=idle, power=power, utilization=trace.samples("utilization_pct", "energy"))
+    utilization, clock = (trace.samples(quantity, "energy") for quantity in ("utilization_pct", "sm_clock_mhz"))
+    return EnergyPass(**vars(work), idle=idle, power=power, utilization=utilization, clock=clock)
 
 
 def measure(

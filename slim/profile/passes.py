@@ -5,7 +5,7 @@ Each returns raw values; `slim.profile.summary` derives the metrics.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from slim.config import WarmupConfig
@@ -19,6 +19,9 @@ STEADY_WINDOW = 5
 
 GROWTH_TO_GO_ON = 1.02
 """The throughput curve ends when a higher concurrency brings less than this factor."""
+
+WARMUP_TOKENS = 8
+"""Generated at each concurrency before it is measured."""
 
 Clock = Callable[[], float]
 
@@ -82,11 +85,12 @@ def latency(engine: Engine, requests: Sequence[GenerationRequest], on_progress: 
 
 def amortized_batch(engine: Engine, requests: Sequence[GenerationRequest], clock: Clock) -> float | None:
     """Return wall seconds of the batch over its size: what SLiM-Eval's code calls latency. None when it does not fit."""
-    limit = engine.info.max_concurrency
-    start = clock()
-    if (limit is not None and limit < len(requests)) or attempt(lambda: engine.generate(requests, len(requests))) is None:
+    size, limit = len(requests), engine.info.max_concurrency
+    if (limit is not None and limit < size) or attempt(lambda: _get_ready(engine, requests, size)) is None:
         return None
-    return (clock() - start) / len(requests)
+    start = clock()
+    done = attempt(lambda: engine.generate(requests, size))
+    return None if done is None else (clock() - start) / size
 
 
 def best(curve: Sequence[CurvePoint]) -> CurvePoint:
@@ -105,6 +109,17 @@ def measure_point(engine: Engine, requests: Sequence[GenerationRequest], concurr
         output_tokens=sum(len(c.tokens) for c in done),
         preemptions=sum(c.preemptions for c in done),
     )
+
+
+def _get_ready(engine: Engine, requests: Sequence[GenerationRequest], concurrency: int) -> list[Completion]:
+    """Generate a few tokens at a concurrency: what its shapes cost once would be a large part of a short measurement."""
+    short = [replace(r, max_tokens=min(r.max_tokens, WARMUP_TOKENS)) for r in requests[:concurrency]]
+    return engine.generate(short, concurrency)
+
+
+def _ready_point(engine: Engine, requests: Sequence[GenerationRequest], concurrency: int) -> CurvePoint:
+    _get_ready(engine, requests, concurrency)
+    return measure_point(engine, requests, concurrency)
 
 
 def throughput(
@@ -129,7 +144,8 @@ def throughput(
     fresh: Iterator[GenerationRequest] = itertools.cycle(requests)
     for index, level in enumerate(levels):
         on_progress(Progress("throughput", index, len(levels), "concurrencies"))
-        run = partial(measure_point, engine, list(itertools.islice(fresh, level * per_concurrency)), level)
+        some = list(itertools.islice(fresh, level * per_concurrency))
+        run = partial(_ready_point, engine, some, level)
         point = attempt(run) if curve else run()
         if point is None:
             break

@@ -92,8 +92,9 @@ def energy_metrics(energy: EnergyPass) -> dict[str, float]:
     }
     if energy.counter_j:
         metrics["energy/counter_ratio"] = energy.sampled_j / energy.counter_j
-    if energy.utilization:
-        metrics["gpu/utilization_mean_pct"] = sum(s.value for s in energy.utilization) / len(energy.utilization)
+    for key, samples in (("gpu/utilization_mean_pct", energy.utilization), ("gpu/sm_clock_mean_mhz", energy.clock)):
+        if samples:
+            metrics[key] = sum(s.value for s in samples) / len(samples)
     return metrics
 
 
@@ -116,12 +117,11 @@ def validity(
             reasons.append("energy_pass_short")
         if energy.counter_j and abs(energy.sampled_j / energy.counter_j - 1) > MAX_COUNTER_DEVIATION:
             reasons.append("energy_counter_disagrees")
-    # Whether power caps the clock is for the trace to say, which has the clocks.
-    throttle = {*before.throttle, *after.throttle, *(energy.throttle if energy else ())} - {POWER_CAP}
+    throttle = {*before.throttle, *after.throttle, *(energy.throttle if energy else ())}
     if trace is not None:
         throttle |= {reason for reason, share in trace.throttled.items() if share > MAX_THROTTLED}
-    if throttle:
-        reasons.append("clocks_throttled:" + "+".join(sorted(throttle)))
+    if held := sorted(throttle - {POWER_CAP}):
+        reasons.append("clocks_throttled:" + "+".join(held))
     if max(before.other_processes or 0, after.other_processes or 0, (trace and trace.other_processes) or 0) > 0:
         reasons.append("gpu_shared")
     if trace is not None and trace.is_starved:
@@ -130,7 +130,7 @@ def validity(
 
 
 def not_measured(trace: Trace, energy: EnergyPass | None) -> list[str]:
-    """Say what the device does not offer, so that its metrics are absent; once a profile.
+    """Say what the device does not offer, so that its metrics are absent, and whether its power limit bounded it; once a profile.
 
     Args:
         trace: of the profile.
@@ -139,6 +139,8 @@ def not_measured(trace: Trace, energy: EnergyPass | None) -> list[str]:
     names = {"power_w": "power", "utilization_pct": "utilization", "temperature_c": "temperature", "sm_clock_mhz": "clock"}
     absent = [name for quantity, name in names.items() if all(getattr(r, quantity) is None for r in trace.readings)]
     notes = [f"not measured by this device: {', '.join(absent)}"] if absent else []
+    if (share := trace.throttled.get(POWER_CAP, 0.0)) > MAX_THROTTLED:
+        notes.append(f"the power limit held the clock down in {share:.0%} of the readings under work")
     if energy is not None and energy.counter_j is None:
         notes.append("no energy counter: energy is sampled power alone")
     return notes

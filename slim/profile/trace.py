@@ -20,9 +20,7 @@ MAX_MISSING = 0.05
 MAX_THROTTLED = 0.01
 """Share of the readings under work with a clock held down beyond which the measurement is flagged."""
 POWER_CAP = "sw_power_cap"
-LOWERED = 0.95
-"""A driver says that power caps the clock when it takes a single step off it, far below the limit (seen on an H100 at 330 W of 700 W).
-That counts only while the clock is below this part of the highest one of the trace."""
+"""The device is at its power limit: how it runs under much work, when deployed too, so no reason to distrust what was measured."""
 
 UNMEASURED = ("warm-up", "largest batch", "settle", "idle")
 """Phases whose times enter no metric; in all others the device's clocks must be free."""
@@ -110,10 +108,9 @@ class Trace:
     @property
     def throttled(self) -> dict[str, float]:
         """Share of the readings under work at which each reason held a clock down; only reasons that were seen."""
-        highest = max((r.sm_clock_mhz for r in self.readings if r.sm_clock_mhz is not None), default=None)
         work = self.during(*(phase.name for phase in self.phases if phase.name not in UNMEASURED))
-        held = [set(r.throttle) - ({POWER_CAP} if _is_free(r, highest) else set()) for r in work]
-        return {reason: sum(reason in one for one in held) / len(work) for reason in sorted(set().union(*held))}
+        reasons = sorted({reason for r in work for reason in r.throttle})
+        return {reason: sum(reason in r.throttle for r in work) / len(work) for reason in reasons}
 
     def to_json(self) -> dict[str, Any]:
         """Phases and how the sampling went, as plain JSON values."""
@@ -206,8 +203,3 @@ class Monitor:
 
 def _others(readings: Sequence[Reading], own: frozenset[int]) -> int | None:
     return strangers([r.pids for r in readings if r.pids is not None], own)
-
-
-def _is_free(reading: Reading, highest_mhz: int | None) -> bool:
-    """Whether the clock is about the highest one that was seen."""
-    return reading.sm_clock_mhz is not None and highest_mhz is not None and reading.sm_clock_mhz >= LOWERED * highest_mhz

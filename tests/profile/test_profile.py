@@ -106,6 +106,27 @@ def test_the_curve_ends_when_it_stops_growing_or_at_what_the_engine_takes() -> N
     assert [p.concurrency for p in limited] == [1, 2, 4]
 
 
+def test_what_a_new_shape_costs_once_is_not_measured() -> None:
+    class Preparing(FakeEngine):
+        """Takes 100 s more for the first batch of each size."""
+
+        def generate(self, requests, concurrency):  # type: ignore[no-untyped-def]
+            if concurrency not in seen:
+                seen.add(concurrency)
+                self.clock.advance(100.0)
+            return super().generate(requests, concurrency)
+
+    seen: set[int] = set()
+    requests = workload.requests(workload.prompts(TEXT, 16, 20, 1), 5)
+    spec = EngineSpec("fake", Path(), "bfloat16", {"decode_step_s": STEP_S, "extra_sequence_s": EXTRA_S})
+    plain, preparing = FakeEngine(spec, VirtualClock()), Preparing(spec, VirtualClock())
+    curves = [passes.throughput(one, requests, (1, 2, 4), 1, ignore_progress) for one in (plain, preparing)]
+    assert [p.wall_s for p in curves[0]] == pytest.approx([p.wall_s for p in curves[1]])
+    seen.clear()
+    of_eight = [passes.amortized_batch(one, requests[:8], one.clock.now) for one in (plain, preparing)]
+    assert of_eight[0] == pytest.approx(of_eight[1])
+
+
 def test_memory_is_split(tmp_path: Path) -> None:
     fake = engine(weights_bytes=100 << 20, kv_bytes_per_token=1 << 20, kv_capacity_tokens=64)
     found = measured(tmp_path, fake).metrics
@@ -215,9 +236,9 @@ def test_validity(reasons: list[str], warmup: Warmup, spent: EnergyPass | None, 
 
 def test_an_invalid_profile_says_why(tmp_path: Path) -> None:
     fake = engine()
-    found = measured(tmp_path, fake, FakeDevice(fake.clock, throttle=["sw_power_cap"], others=2))
+    found = measured(tmp_path, fake, FakeDevice(fake.clock, throttle=["sw_power_cap", "hw_slowdown"], others=2))
     assert found.metrics["validity/ok"] == 0.0
-    assert found.tags["slim.validity"] == "clocks_throttled:sw_power_cap,gpu_shared"
+    assert found.tags["slim.validity"] == "clocks_throttled:hw_slowdown,gpu_shared"
 
 
 def test_warm_up_goes_on_until_times_agree() -> None:

@@ -75,19 +75,18 @@ def test_throttling_counts_when_it_lasts() -> None:
     assert summary.validity(SETTLED, None, CALM, CALM, lasting) == ["clocks_throttled:hw_slowdown"]
 
 
-def test_a_power_cap_counts_only_with_a_clock_that_is_lower() -> None:
-    def capped(mhz: int | None) -> Trace:
-        readings = [Reading(t / 10, 0, sm_clock_mhz=1980 if mhz else None) for t in range(10)]
-        readings += [Reading(t / 10, 0, throttle=("sw_power_cap",), sm_clock_mhz=mhz) for t in range(10, 101)]
-        return Trace(tuple(readings), PHASES, 0.0, 10.0, 0.1)
-
-    said = ["clocks_throttled:sw_power_cap"]
-    assert summary.validity(SETTLED, None, CALM, CALM, capped(1965)) == []
-    assert summary.validity(SETTLED, None, CALM, CALM, capped(1600)) == said
-    # Where there is no clock to go by, the driver's word counts.
-    assert summary.validity(SETTLED, None, CALM, CALM, capped(None)) == said
+def test_a_power_limit_is_told_but_no_reason_for_distrust() -> None:
+    readings = [Reading(t / 10, 0, 700.0, throttle=("sw_power_cap",), sm_clock_mhz=1600 + t) for t in range(101)]
+    capped = Trace(tuple(readings), PHASES, 0.0, 10.0, 0.1)
     after = DeviceState(throttle=("sw_power_cap",))
-    assert summary.validity(SETTLED, None, CALM, after, capped(1965)) == []
+    assert summary.validity(SETTLED, None, CALM, after, capped) == []
+    assert summary.not_measured(capped, None)[-1] == "the power limit held the clock down in 100% of the readings under work"
+    found = energy.join(Work(None, 3.5, None, 2, 20, ()), capped)
+    assert found is not None
+    assert summary.energy_metrics(found)["gpu/sm_clock_mean_mhz"] == pytest.approx(1600 + (65 + 100) / 2)
+    hot = [Reading(r.time_s, 0, throttle=("sw_power_cap", "sw_thermal_slowdown")) for r in readings]
+    said = summary.validity(SETTLED, None, CALM, CALM, Trace(tuple(hot), PHASES, 0.0, 10.0, 0.1))
+    assert said == ["clocks_throttled:sw_thermal_slowdown"]
 
 
 @pytest.mark.parametrize(("others", "reasons"), [(0, []), (None, []), (1, ["gpu_shared"])])
