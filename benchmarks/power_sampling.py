@@ -12,6 +12,7 @@ are missing.
 """
 
 import argparse
+import math
 import os
 import statistics
 import sys
@@ -42,32 +43,15 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=64, help="of each prompt and of each answer")
+    parser.add_argument("--half-s", type=float, default=5.0, help="each half works at least this long")
     parser.add_argument("--interval-s", type=float, default=0.1)
     arguments = parser.parse_args()
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     engine, requests = opened(arguments)
     device = open_device()
-    traces: list[Trace] = []
-
-    def half(sampled: bool) -> float:
-        if not sampled:
-            return timed(engine, requests, arguments.concurrency)
-        with Monitor(device, arguments.interval_s) as monitor:
-            wall_s = timed(engine, requests, arguments.concurrency)
-        traces.append(monitor.trace)
-        return wall_s
-
-    for sampled in (True, False, True):
-        half(sampled)
-    traces.clear()
-    loss_pct = []
-    tokens = sum(r.max_tokens for r in requests)
-    plain_s = []
-    for index in range(arguments.rounds):
-        first = index % 2 == 0
-        times = {sampled: half(sampled) for sampled in (first, not first)}
-        plain_s.append(times[False])
-        loss_pct.append(100 * (1 - times[False] / times[True]))
+    batch_s = min(timed(engine, requests, arguments.concurrency) for _ in range(3))
+    work = requests * math.ceil(arguments.half_s / batch_s)
+    plain_s, loss_pct, traces = rounds(engine, work, device, arguments)
     loss = statistics.median(loss_pct)
     found = bootstrap((np.asarray(loss_pct),), np.median, rng=np.random.default_rng(1), method="percentile").confidence_interval
     span_s = sum(t.end_s - t.begin_s for t in traces)
@@ -77,6 +61,7 @@ def main() -> int:
     print(f"hardware     {probe().hardware.label}")
     print(f"engine       {arguments.engine} {engine.info.version}, {arguments.model}, concurrency {arguments.concurrency}")
     print(f"sampled by   a {traces[0].sampled_by}")
+    tokens = sum(r.max_tokens for r in work)
     print(f"unsampled    {tokens / statistics.median(plain_s):.1f} tok/s, {statistics.median(plain_s):.2f} s a half")
     print(f"loss         {loss:.2f} % (95 % interval {found.low:.2f} to {found.high:.2f}, {arguments.rounds} rounds)")
     if cpu_s:
@@ -90,6 +75,32 @@ def main() -> int:
         verdict += f", counter {100 * deviation:+.2f} % (target {100 * MAX_COUNTER_DEVIATION:.0f} %)"
     print(verdict + (": met" if met else ": missed"))
     return 0 if met else 1
+
+
+def rounds(
+    engine: Engine, work: list[GenerationRequest], device: Device, arguments: argparse.Namespace
+) -> tuple[list[float], list[float], list[Trace]]:
+    """Return wall seconds of the unsampled halves, the loss of each round in percent, and the traces."""
+    plain_s: list[float] = []
+    loss_pct: list[float] = []
+    traces: list[Trace] = []
+
+    def half(sampled: bool) -> float:
+        if not sampled:
+            return timed(engine, work, arguments.concurrency)
+        with Monitor(device, arguments.interval_s) as monitor:
+            wall_s = timed(engine, work, arguments.concurrency)
+        traces.append(monitor.trace)
+        return wall_s
+
+    half(True)
+    traces.clear()
+    for index in range(arguments.rounds):
+        first = index % 2 == 0
+        times = {sampled: half(sampled) for sampled in (first, not first)}
+        plain_s.append(times[False])
+        loss_pct.append(100 * (1 - times[False] / times[True]))
+    return plain_s, loss_pct, traces
 
 
 def counter_deviation(
