@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from slim import files
 from slim.errors import Reason, StageError
 from slim.jobs import Job, Spool, Spooled, new_job_dir
 from slim.provenance import ROOT
@@ -92,7 +93,7 @@ class LocalExecutor:
             if self.spool.find(order.key) is None:
                 now = time.time()
                 with self.spool.writing(order.key) as draft:
-                    (draft.artifacts / "worker.log").write_bytes((job_dir / "worker.log").read_bytes())
+                    files.copy_ends(job_dir / "worker.log", draft.artifacts / "worker.log")
                     draft.finish(
                         StageResult(order.stage, order.key, failure=failure, started_unix_s=now - wall_s, ended_unix_s=now)
                     )

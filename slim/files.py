@@ -39,6 +39,20 @@ def written_aside(target: Path) -> Iterator[Path]:
         raise
 
 
+def copy_ends(source: Path, target: Path, limit: int = 2 << 20) -> None:
+    """Copy a log; of one that is longer than ``limit`` bytes, its beginning and its end, with a line between that says so."""
+    size = source.stat().st_size
+    with source.open("rb") as log, target.open("wb") as copy:
+        if size <= limit:
+            shutil.copyfileobj(log, copy)
+            return
+        copy.write(log.read(limit // 2))
+        copy.write(f"\n[{size - 2 * (limit // 2):,} bytes left out]\n".encode())
+        log.seek(size - limit // 2)
+        # Whoever writes may go on meanwhile.
+        copy.write(log.read(limit // 2))
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, as hex digits."""
     with path.open("rb") as file:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from slim import checkpoint as checkpoints
-from slim import metrics, models, precisions
+from slim import files, metrics, models, precisions
 from slim.config import EvaluateConfig, ProfileConfig, QuantizeConfig
 from slim.device import MIB, Device, Sampler, open_device
 from slim.engines import Engine, EngineSpec, open_engine
@@ -318,7 +318,7 @@ def _finish(draft: Draft, result: StageResult, job_dir: Path) -> None:
     sys.stderr.flush()
     log = job_dir / "worker.log"
     if log.exists():
-        shutil.copyfile(log, draft.artifacts / "worker.log")
+        files.copy_ends(log, draft.artifacts / "worker.log")
     if result.failure is not None:
         failure = Failure(result.failure.reason, result.failure.message, tail(log))
         result = StageResult(**{**result.__dict__, "failure": failure})

@@ -22,6 +22,15 @@ def test_a_directory_appears_when_it_is_complete(tmp_path: Path) -> None:
     assert (target / "sub" / "b").read_text() == "2"
 
 
+def test_of_a_long_log_the_ends_are_kept(tmp_path: Path) -> None:
+    log, copy = tmp_path / "log", tmp_path / "copy"
+    log.write_bytes(b"begin" + b"x" * 100 + b"finis")
+    files.copy_ends(log, copy, limit=10)
+    assert copy.read_bytes() == b"begin\n[100 bytes left out]\nfinis"
+    files.copy_ends(log, copy, limit=110)
+    assert copy.read_bytes() == log.read_bytes()
+
+
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), files.written_aside(tmp_path / "out") as aside:
         (aside / "a").write_text("1")

@@ -5,6 +5,7 @@ Serves 16-bit checkpoints and those that bitsandbytes quantized and saved.
 
 import gc
 import inspect
+import logging
 import time
 import traceback
 from collections.abc import Sequence
@@ -94,6 +95,8 @@ class TransformersEngine:
         config = load_config(spec.checkpoint, spec.trust_remote_code)
         dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}[spec.dtype]
         torch.manual_seed(spec.seed)
+        # It says that it casts bfloat16 once a layer and token, in the midst of what is timed.
+        logging.getLogger("bitsandbytes.autograd").setLevel(logging.ERROR)
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(str(spec.checkpoint), trust_remote_code=spec.trust_remote_code)
             self._model, loading = AutoModelForCausalLM.from_pretrained(

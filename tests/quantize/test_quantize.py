@@ -10,6 +10,7 @@ import pytest
 
 from slim import checkpoint, precisions
 from slim.config import QuantizeConfig
+from slim.engines import EngineSpec, GenerationRequest, open_engine
 from slim.errors import ConfigError, Reason, StageError
 from slim.quantize import Quantized, quantize
 from slim.records import Progress
@@ -90,6 +91,16 @@ def test_a_checkpoint_says_what_it_is(name: str, made: dict[str, tuple[Quantized
         assert found.params["quantize.reload_logit_difference"] == 0
     assert found.params.get("quantize.group_size") == (64 if precision.weight_bits == 4 else None)
     assert found.params["quantize.layers"] == 14
+
+
+def test_an_engine_says_nothing_a_layer_and_token(
+    made: dict[str, tuple[Quantized, list[Progress]]], caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = EngineSpec("transformers", made["bnb-int8"][0].checkpoint.path, "bfloat16", {"max_model_len": 64})
+    engine = open_engine(spec)
+    engine.generate([GenerationRequest((3, 4, 5), 4, ignore_eos=True)], 1)
+    engine.close()
+    assert [r.getMessage() for r in caplog.records if r.name.startswith("bitsandbytes")] == []
 
 
 @pytest.mark.parametrize("name", [*GPTQ, *BNB])
