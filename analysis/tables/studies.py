@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from analysis import impact
+from analysis import impact, published
 from analysis.tables.record import Align, Table, cell, header, make, text
 from slim import precisions
 from slim.impact import accuracies, gain
@@ -187,6 +187,25 @@ def engine_effect(frame: pd.DataFrame) -> Table:
         f"{model}: {reason}." for model, reason in zip(found["model"], found["reason"], strict=True) if isinstance(reason, str)
     ]
     return make("Effect of the engine, both at the baseline's precision", [*columns, *_figures(found, keys)], " ".join(reasons))
+
+
+def dominated(findings: Iterable[published.Dominated]) -> Table:
+    """Return which printed configurations others dominate, as `analysis.published.dominated` finds them."""
+    rows = [(d.configuration, ", ".join(d.by), ", ".join(d.objectives), d.hardware) for d in findings]
+    headers = ("configuration", "dominated by", "in", "hardware")
+    note = "Nowhere better and somewhere worse: by these figures there is no reason to choose a dominated configuration."
+    return Table("Printed configurations that others dominate", headers, tuple(rows), ("l", "l", "l", "l"), note)
+
+
+def beside_published(frame: pd.DataFrame, name: str) -> Table:
+    """Return own figures beside those that a study printed of the same model, precision and engine."""
+    found = published.beside(frame, name)
+    shown = ("model", "precision", "engine", "hardware", "published_hardware")
+    columns: list[tuple[str, Align, Iterable[str]]] = [(n.replace("_", " "), "l", found[n].map(text)) for n in shown]
+    columns.append(("figure", "l", [header(key) for key in found["key"]]))
+    for side in ("own", "published"):
+        columns.append((side, "r", [cell(key, value) for key, value in zip(found["key"], found[side], strict=True)]))
+    return make(f"Own figures beside those of {published.study(name).title}", columns)
 
 
 def _absolute(title: str, frame: pd.DataFrame, names: dict[str, str], need: Sequence[str] = ()) -> Table:

@@ -119,6 +119,35 @@ def test_accuracy_of_other_hardware_is_told() -> None:
     assert {d.hardware for d in published.dominated("bnb_llama32_1b")} == {"T4", "T4, accuracy T1000"}
 
 
+def test_own_runs_stand_beside_the_printed_ones() -> None:
+    own = (
+        published.frame("slim_eval")
+        .drop(columns=[c for c in SLIM_EVAL if c.startswith("impact/")])
+        .assign(hardware="1x NVIDIA H200")
+    )
+    own["accuracy/mmlu"] += 0.01
+    own["latency/e2e_mean_ms"] = 1.0
+    own["energy/net_j_per_query"] = [2.0 if p == "fp16" else 1.0 for p in own["precision"]]
+    found = published.beside(own, "slim_eval")
+    assert set(found["hardware"]) == {"1x NVIDIA H200"}
+    assert set(found["published_hardware"]) == {"A100-80GB"}
+    assert not found["key"].isin(["accuracy/mean", "impact/mean_drop_pct", "energy/net_kwh"]).any()
+    mmlu = found[found["key"] == "accuracy/mmlu"]
+    assert len(mmlu) == 13
+    assert np.allclose(mmlu["own"] - mmlu["published"], 0.01)
+    # Of the latency that both have, not of the one that only own runs have; of energy per query, not of the whole pass.
+    speed = found[found["key"] == "impact/speedup"]
+    assert len(speed) == 8
+    assert np.allclose(speed["own"], speed["published"])
+    assert set(found.loc[found["key"] == "impact/energy_reduction_pct", "own"]) == {50.0}
+
+
+def test_own_runs_of_other_models_have_nothing_beside_them() -> None:
+    own = published.frame("slim_eval").assign(model="mine")
+    assert published.beside(own, "slim_eval").empty
+    assert published.beside(own.iloc[:0], "slim_eval").empty
+
+
 def test_an_unknown_study_is_refused() -> None:
     with pytest.raises(UserError, match="unknown published study 'x'; allowed: slim_eval, bnb_llama32_1b"):
         published.frame("x")

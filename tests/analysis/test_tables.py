@@ -118,6 +118,19 @@ def test_the_engines_effect_has_its_table() -> None:
     assert "engine_effect" in tables.every(frame.from_runs(runs))
 
 
+def test_published_figures_have_tables_of_their_own() -> None:
+    ruled_out = tables.dominated(published.dominated("bnb_llama32_1b"))
+    assert ("llama-3.2-1b/bf16@transformers", "llama-3.2-1b/fp16@transformers") in {row[:2] for row in ruled_out.rows}
+    beside = records(tables.beside_published(SLIM_EVAL.assign(hardware="mine"), "slim_eval"))
+    mmlu = next(row for row in beside if row["figure"] == "accuracy/mmlu (fraction)")
+    assert (mmlu["hardware"], mmlu["published hardware"], mmlu["own"], mmlu["published"]) == (
+        "mine",
+        "A100-80GB",
+        "0.6180",
+        "0.6180",
+    )
+
+
 def test_what_a_frame_has_no_figures_for_has_no_rows() -> None:
     empty = frame.from_runs([])
     assert tables.every(empty) == {}
