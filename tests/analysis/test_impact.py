@@ -4,7 +4,7 @@ import statistics
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import frame, impact, published
@@ -153,6 +153,7 @@ def test_nothing_gives_empty_tables() -> None:
         assert len(found.columns)
 
 
+@settings(max_examples=15)
 @given(st.permutations(range(13)))
 def test_order_does_not_matter(order: list[int]) -> None:
     table = published.frame("slim_eval").drop(columns="baseline")

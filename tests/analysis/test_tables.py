@@ -6,7 +6,7 @@ import re
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import frame, published, tables
@@ -142,6 +142,7 @@ def test_what_a_frame_has_no_figures_for_has_no_rows() -> None:
     assert "mmlu_groups" not in tables.every(SLIM_EVAL)
 
 
+@settings(max_examples=15)
 @given(st.permutations(range(13)))
 def test_precisions_have_one_order(order: list[int]) -> None:
     made = tables.efficiency(SLIM_EVAL.iloc[order])
