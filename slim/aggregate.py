@@ -1,4 +1,4 @@
-"""From the metrics of stages to those of a configuration: repeats combined, compared with the baseline. Pure functions."""
+"""From the metrics of stages to those of a configuration: repeats combined. Pure functions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -39,38 +39,6 @@ def combine_repeats(repeats: Sequence[Mapping[str, float]]) -> tuple[dict[str, f
     if reasons:
         combined["validity/ok"] = 0.0
     return combined, reasons
-
-
-def impact(baseline: Mapping[str, float], metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the ``impact/`` metrics of a configuration against its baseline; what either lacks is left out."""
-
-    def ratio(key: str) -> float | None:
-        if key not in baseline or key not in metrics or baseline[key] == 0:
-            return None
-        return metrics[key] / baseline[key]
-
-    found: dict[str, float | None] = {}
-    e2e = ratio("latency/e2e_mean_ms")
-    found["impact/speedup"] = 1 / e2e if e2e else None
-    for name, key in (("energy", "energy/net_j_per_query"), ("size", "size/checkpoint_gb")):
-        share = ratio(key)
-        found[f"impact/{name}_reduction_pct"] = None if share is None else 100 * (1 - share)
-    found["impact/energy_payback_tokens"] = _payback_tokens(baseline, metrics)
-    for key in metrics:
-        task = key.removeprefix("accuracy/")
-        if task != key and not key.endswith(("_stderr", "_ci_low", "_ci_high")):
-            share = ratio(key)
-            found[f"impact/{task}_drop_pct"] = None if share is None else 100 * (share - 1)
-    return {key: value for key, value in found.items() if value is not None}
-
-
-def _payback_tokens(baseline: Mapping[str, float], metrics: Mapping[str, float]) -> float | None:
-    """Tokens after which what each saves adds up to what quantizing took; None when a token saves nothing."""
-    key = "energy/net_j_per_output_token"
-    if "quantize/energy_j" not in metrics or key not in metrics or key not in baseline:
-        return None
-    saved_j = baseline[key] - metrics[key]
-    return metrics["quantize/energy_j"] / saved_j if saved_j > 0 else None
 
 
 def _spread(repeats: Sequence[Mapping[str, float]], key: str) -> float:

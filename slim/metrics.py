@@ -172,6 +172,7 @@ CATALOGUE: tuple[Metric, ...] = (
         "Peak over that run of what torch has allocated (the worker's resident set on a CPU).",
         1,
     ),
+    Metric("memory/<b>_n<n>_mean_mib", "MiB", _DOWN, "Mean GPU memory over that run, as the bitsandbytes study prints it.", 1),
     Metric("gpu/<b>_n<n>_utilization_mean_pct", "%", _NONE, "Mean GPU utilization that NVML reports over that run.", 1),
     Metric(
         "load/r<r>_goodput_requests_per_s",
@@ -247,9 +248,21 @@ CATALOGUE: tuple[Metric, ...] = (
         "Peak memory bandwidth that efficiency/mbu is a share of: read and written bytes of a copy test, or as the sweep file names it.",
         1,
     ),
-    Metric("impact/speedup", "", _NONE, "Baseline's mean E2E latency over the configuration's.", 3),
+    Metric(
+        "impact/speedup",
+        "",
+        _NONE,
+        "Baseline's latency over the configuration's: mean E2E, or where one lacks it the first that both have of latency/amortized_b8_ms, latency/b1_n<n>_mean_ms.",
+        3,
+    ),
     Metric("impact/energy_reduction_pct", "%", _NONE, "Reduction of net energy per query against the baseline."),
     Metric("impact/size_reduction_pct", "%", _NONE, "Reduction of checkpoint size against the baseline."),
+    Metric(
+        "impact/memory_reduction_pct",
+        "%",
+        _NONE,
+        "Reduction of memory/required_mib against the baseline, or where one lacks it of the first that both have of weights, peak, and memory at batch 1.",
+    ),
     Metric(
         "impact/energy_payback_tokens",
         "tokens",

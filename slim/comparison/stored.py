@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING
 
-from slim import aggregate, models
+from slim import impact, models
 from slim.comparison import items, pairing
 from slim.config import SweepConfig
 from slim.errors import ComparisonError, NotStoredError
@@ -39,7 +39,7 @@ def update(store: Store, run: StoredRun, baseline_run: str, config: SweepConfig)
     if all(run.tags.get(tag) == value for tag, value in done.items()):
         return False
     baseline = store.get(baseline_run)
-    metrics = aggregate.impact(baseline.metrics, run.metrics)
+    metrics = impact.impact(baseline.metrics, run.metrics)
     found: dict[str, str] = {}
     if TAG.COMPARISON in done:
         try:

@@ -33,6 +33,7 @@ class TAG:
     PID = "slim.pid"
     HEARTBEAT = "slim.heartbeat"
     COMMIT = "slim.commit"
+    PUBLISHED = "slim.published"
     MOVED = "slim.moved_to"
     PARENT = "mlflow.parentRunId"
     NOTE = "mlflow.note.content"
