@@ -99,10 +99,14 @@ def dominators(values: Values, of: Values) -> npt.NDArray[np.bool_]:
     """
     values, of = checked(values), checked(of)
     found = np.zeros((len(of), len(values)), dtype=bool)
-    step = max(1, _HELD // max(1, values.size))
+    step = max(1, _HELD // max(1, len(values)))
     for start in range(0, len(of), step):
-        some = of[start : start + step, None, :]
-        found[start : start + step] = (values <= some).all(axis=2) & (values < some).any(axis=2)
+        some = of[start : start + step]
+        smaller, not_larger = np.zeros_like(found[: len(some)]), np.ones_like(found[: len(some)])
+        for own, other in zip(values.T, some.T, strict=True):
+            smaller |= own < other[:, None]
+            not_larger &= own <= other[:, None]
+        found[start : start + step] = smaller & not_larger
     return found
 
 
