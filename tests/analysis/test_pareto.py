@@ -1,6 +1,8 @@
 """Fronts, ranks, crowding, hypervolume: properties, and agreement with moocore and Optuna."""
 
 import itertools
+import subprocess
+import sys
 
 import moocore
 import numpy as np
@@ -15,6 +17,7 @@ from optuna.study._multi_objective import _fast_non_domination_rank
 
 from analysis import pareto
 from slim.errors import UserError
+from slim.provenance import ROOT
 
 ACCURACY, E2E, SIZE, ENERGY = "accuracy/mean", "latency/e2e_mean_ms", "size/checkpoint_gb", "energy/net_j_per_query"
 points = hnp.arrays(np.float64, st.tuples(st.integers(1, 40), st.integers(2, 4)), elements=st.integers(0, 5).map(float))
@@ -155,6 +158,19 @@ def test_dominators_are_what_dominance_says(values: np.ndarray, of: np.ndarray) 
     found = pareto.dominators(values, of)
     for other, row in zip(of, found, strict=True):
         assert row.tolist() == [bool((p <= other).all() and (p < other).any()) for p in values]
+
+
+def test_one_objective_and_no_points() -> None:
+    values = np.array([[1.0], [0.0], [0.0]])
+    assert pareto.non_dominated(values).tolist() == [False, True, True]
+    assert pareto.ranks(values).tolist() == [1, 0, 0]
+    assert len(pareto.non_dominated(np.empty((0, 3)))) == len(pareto.ranks(np.empty((0, 3)))) == 0
+    assert pareto.hypervolume(np.empty((0, 2)), np.ones(2)) == 0
+
+
+def test_moocore_is_imported_when_it_is_needed() -> None:
+    code = "import sys, analysis.pareto, analysis.uncertainty; print([m for m in ('moocore', 'optuna') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout == "[]\n"
 
 
 def test_nan_is_refused() -> None:
