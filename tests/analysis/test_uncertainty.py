@@ -1,6 +1,7 @@
 """Draws and what they say: known distributions, pairing, determinism, and the limits of certainty."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,11 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from analysis import frame as frames
 from analysis import pareto, uncertainty
+from analysis import samples as raw
 from analysis.pareto import Epsilon
 from analysis.samples import Items, Requests, Samples
 from analysis.uncertainty import resample
 from slim.errors import UserError
+from slim.store import Store
+from tests.answers import answers
+from tests.made import run_sweep
 
 ACCURACY, E2E, TTFT, SIZE = "accuracy/facts", "latency/e2e_mean_ms", "latency/ttft_p95_ms", "size/checkpoint_gb"
 ENERGY = "energy/net_j_per_query"
@@ -95,6 +101,28 @@ def test_accuracies_over_the_same_questions_are_paired() -> None:
     other = {"a": answered("a", before), "b": answered("b", after, "other")}
     unpaired = -uncertainty.draw(frame, [ACCURACY, SIZE], other, draws=4000).values[:, :, 0]
     assert np.std(unpaired[:, 0] - unpaired[:, 1]) == pytest.approx(np.hypot(before.std(), after.std()) / np.sqrt(300), rel=0.05)
+
+
+def test_paired_draws_give_the_stores_own_interval_of_the_difference(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIM_HOME", str(tmp_path / "home"))
+    random = np.random.default_rng(0)
+    before = {task: (random.random(120) < 0.6).astype(float) for task in ("facts", "sums")}
+    after = {task: np.where(random.random(120) < 0.15, 1 - values, values) for task, values in before.items()}
+    made = {
+        f"{precision}@vllm": [answers(values.tolist(), task) for task, values in tasks.items()]
+        for precision, tasks in (("bf16", before), ("gptq-int4", after))
+    }
+    runs = run_sweep(store, tmp_path, made)
+    table_of_runs = frames.load(store, run_ids=runs.values())
+    keys = ["accuracy/facts", "accuracy/mean"]
+    found = {run_id: raw.read(store, store.get(run_id)) for run_id in runs.values()}
+    drawn = -uncertainty.draw(table_of_runs, keys, found, draws=8000).values
+    for column, name in enumerate(("facts", "mean")):
+        ends = table_of_runs.loc[runs["gptq-int4@vllm"], [f"impact/{name}_difference_ci_{end}" for end in ("low", "high")]]
+        own = np.quantile(drawn[:, 1, column] - drawn[:, 0, column], [0.025, 0.975])
+        assert own == pytest.approx(ends.to_numpy(dtype=float), abs=0.01)
 
 
 def test_unscored_items_share_their_weight_and_weights_count() -> None:
