@@ -44,3 +44,9 @@ def label(key: str) -> str:
 def direction(key: str) -> str:
     """Return which way is better, in words; empty where neither is."""
     return {Better.HIGHER: "higher is better", Better.LOWER: "lower is better", Better.NEITHER: ""}[get(key).better]
+
+
+def number(value: float) -> str:
+    """Return a value to three significant digits, without an exponent."""
+    digits = max(0, 2 - int(f"{value:e}".partition("e")[2])) if value else 0
+    return f"{value:,.{min(digits, 6)}f}"

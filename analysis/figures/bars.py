@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.figures import style
 from analysis.figures.records import Absent, BarPanel, Bars, Series
 from analysis.figures.rows import GROUP_LIMIT, first_known, interval, known, tasks, unique, value
-from analysis.labels import direction, label, words
+from analysis.labels import direction, label, number, words
 from slim.metrics import get
 
 _SPEED = ("latency/e2e_mean_ms", "latency/amortized_b8_ms")
@@ -215,7 +215,7 @@ def _tick(value: float, _: object) -> str:
 
 
 def _text(height: float, digits: int | None) -> str:
-    return style.number(height) if digits is None else f"{height:.{digits}f}"
+    return number(height) if digits is None else f"{height:.{digits}f}"
 
 
 def _print_value(axis: Any, place: float, top: float, text: str, *, down: bool, turned: bool) -> None:

@@ -109,9 +109,3 @@ def legend(figure: Any, entries: dict[str, Any]) -> None:
         figure.legend(
             list(entries.values()), list(entries), loc="outside lower center", ncols=columns, handlelength=1.6, columnspacing=1.2
         )
-
-
-def number(value: float) -> str:
-    """Return a value to three significant digits, without an exponent."""
-    digits = max(0, 2 - int(f"{value:e}".partition("e")[2])) if value else 0
-    return f"{value:,.{min(digits, 6)}f}"
