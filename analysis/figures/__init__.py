@@ -30,7 +30,7 @@ def compute_all(frame: pd.DataFrame, samples: Samples | None = None) -> list[Rec
         samples: raw latencies by run id and quantity, in milliseconds; None is none at hand.
     """
     shown = prepare(frame)
-    return [
+    computed: list[Record | Absent] = [
         bars.speedup(shown),
         scatter.plane(shown, "latency_accuracy", "Accuracy against latency", LATENCY, ACCURACY),
         scatter.plane(shown, "energy_accuracy", "Accuracy against energy", ENERGY, ACCURACY),
@@ -48,6 +48,7 @@ def compute_all(frame: pd.DataFrame, samples: Samples | None = None) -> list[Rec
         radar.performance(shown),
         heat.performance(shown),
     ]
+    return [_readable(record) for record in computed]
 
 
 def encode(record: Record, formats: Sequence[str] = ("png", "svg")) -> dict[str, bytes]:
@@ -89,6 +90,22 @@ def draw_all(frame: pd.DataFrame, samples: Samples | None, out_dir: Path, format
         }
         done.append(Drawn(record.name, record.title, record.caption, files))
     return done
+
+
+def _readable(record: Record | Absent) -> Record | Absent:
+    """The record, or why nobody could read its figure."""
+    match record:
+        case Bars():
+            marks, limit, what = max(len(p.groups) * len(p.series) for p in record.panels), 150, "bars"
+        case Radar():
+            marks, limit, what = max(len(p.series) for p in record.panels), 12, "configurations of a model"
+        case Lines():
+            marks, limit, what = max(len(p.lines) for p in record.panels), 12, "configurations of a model"
+        case _:
+            return record
+    if marks <= limit:
+        return record
+    return Absent(record.name, record.title, f"{marks} {what} do not fit; at most {limit} can be read")
 
 
 def _draw(record: Record) -> Any:

@@ -62,7 +62,7 @@ def _ratio(key: str, own: float | None, baseline: float | None) -> float | None:
 def draw(record: Radar) -> Any:
     """Return the matplotlib figure; inside `style.settings`."""
     count = len(record.panels)
-    columns = min(3 if count > 2 else 2, count)
+    columns = min(2 if count in (2, 4) else 3, count)
     lines = -(-count // columns)
     figure = style.canvas(style.SINGLE_IN if count == 1 else style.DOUBLE_IN, 0.7 + (2.6 if columns < 3 else 2.1) * lines)
     axes = figure.subplots(lines, columns, squeeze=False, subplot_kw={"projection": "polar"}).ravel()

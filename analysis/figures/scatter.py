@@ -71,7 +71,7 @@ def draw(record: Scatter) -> Any:
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
     entries: dict[str, Any] = {}
     for axis, panel in zip(axes, record.panels, strict=False):
-        _draw_panel(axis, panel, record, entries, name_models=1 < len(models) <= 12)
+        _draw_panel(axis, panel, record, entries, name_models=1 < len(models) <= 12 and len(panel.points) <= 60)
         axis.set_xlabel(record.x_label)
         axis.set_ylabel(record.y_label)
     for axis in axes[count:]:
@@ -100,14 +100,19 @@ def _draw_panel(axis: Any, panel: ScatterPanel, record: Scatter, entries: dict[s
         )
     for series, precision, variant in order:
         color, marker, _ = style.look(precision)
-        for p in (p for p in panel.points if p.series == series):
-            for bounds, horizontal in ((p.x_interval, True), (p.y_interval, False)):
-                if bounds is not None:
-                    xs, ys = (bounds, (p.y, p.y)) if horizontal else ((p.x, p.x), bounds)
-                    axis.plot(xs, ys, color=color, linewidth=0.7, alpha=0.7, zorder=2.5)
-            face = color if p.on_front else "white"
-            axis.scatter([p.x], [p.y], s=34, marker=marker, facecolor=face, edgecolor=color, linewidth=1.1, zorder=3,
-                         alpha=1.0 if variant == 0 else 0.65)  # fmt: skip
+        own = [p for p in panel.points if p.series == series]
+        across = [(p.y, *p.x_interval) for p in own if p.x_interval is not None]
+        upright = [(p.x, *p.y_interval) for p in own if p.y_interval is not None]
+        for whiskers, lines in ((across, axis.hlines), (upright, axis.vlines)):
+            if whiskers:
+                lines(*zip(*whiskers, strict=True), color=color, linewidth=0.7, alpha=0.7, zorder=2.5)
+        alpha = 1.0 if variant == 0 else 0.65
+        for on_front in (False, True):
+            shown = [(p.x, p.y) for p in own if p.on_front is on_front]
+            if shown:
+                xs, ys = zip(*shown, strict=True)
+                face = color if on_front else "white"
+                axis.scatter(xs, ys, s=34, marker=marker, facecolor=face, edgecolor=color, linewidth=1.1, zorder=3, alpha=alpha)
         if series not in entries:
             entries[series] = axis.scatter([], [], s=34, marker=marker, facecolor=color, edgecolor=color,
                                            alpha=1.0 if variant == 0 else 0.65)  # fmt: skip
@@ -116,9 +121,9 @@ def _draw_panel(axis: Any, panel: ScatterPanel, record: Scatter, entries: dict[s
         _name_models(axis, panel)
     axis.grid(True)
     axis.set_title(panel.title, fontsize=style.FONT_PT)
-    across, up = record.better
-    axis.annotate("better", (0.98 if across > 0 else 0.02, 0.98 if up > 0 else 0.02), xycoords="axes fraction", color="#555555",
-                  style="italic", ha="right" if across > 0 else "left", va="top" if up > 0 else "bottom")  # fmt: skip
+    right, up = record.better
+    axis.annotate("better", (0.98 if right > 0 else 0.02, 0.98 if up > 0 else 0.02), xycoords="axes fraction", color="#555555",
+                  style="italic", ha="right" if right > 0 else "left", va="top" if up > 0 else "bottom")  # fmt: skip
 
 
 def _name_models(axis: Any, panel: ScatterPanel) -> None:

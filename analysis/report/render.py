@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def render(data: ReportData) -> str:
         script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
         embedded=Markup(embedded(data)),
         rows=_rows(data),
-        images=[(image, _uri(image)) for image in data.figures if image.svg or image.png],
+        images=[(image, _uri(image), _wide(image)) for image in data.figures if image.svg or image.png],
         flags={reason.name: reason.reason for reason in data.flagged},
     )
 
@@ -96,6 +97,14 @@ def _rows(data: ReportData) -> list[tuple[Any, list[tuple[str, str]]]]:
         )
         for configuration in data.configurations
     ]
+
+
+def _wide(image: Image) -> bool:
+    """Whether a figure is wider than a paper's column, so that it cannot be read on a phone at the phone's width."""
+    if image.svg:
+        found = re.search(rb'<svg[^>]*? width="([\d.]+)pt"', image.svg)
+        return found is not None and float(found[1]) > 72 * (style.SINGLE_IN + 1)
+    return int.from_bytes((image.png or b"")[16:20], "big") > style.PNG_DPI * (style.SINGLE_IN + 1)
 
 
 def _uri(image: Image) -> str:

@@ -254,6 +254,21 @@ def test_too_many_models_for_bars_are_refused_with_the_number() -> None:
     assert isinstance(record, Absent) and "39 models" in record.reason
 
 
+def test_more_configurations_than_can_be_read_are_refused_with_the_number() -> None:
+    rows = [
+        {"id": str(i), "model": "m", "precision": "bf16", "baseline": "0" if i else None, "accuracy/mmlu": 0.5}
+        | {"accuracy/mean": 0.5 + i / 1e4, "latency/e2e_mean_ms": 1.0 + i, "size/checkpoint_gb": 1.0}
+        | {f"throughput/output_tokens_per_s_c{n}": 9.0 for n in (1, 2)}
+        for i in range(200)
+    ]
+    reasons = {r.name: r.reason if isinstance(r, Absent) else "" for r in figures.compute_all(made(*rows))}
+    assert reasons["accuracy"] == "200 bars do not fit; at most 150 can be read"
+    assert "200 configurations of a model do not fit" in reasons["radar"]
+    assert "200 configurations of a model do not fit" in reasons["throughput_concurrency"]
+    assert "200 configurations do not fit" in reasons["accuracy_heatmap"]
+    assert reasons["latency_accuracy"] == ""
+
+
 def test_precisions_look_different_without_colour_too() -> None:
     from slim.precisions import CATALOGUE
 
