@@ -37,9 +37,7 @@ def recommend(frame: pd.DataFrame, request: Request, *, keep_flagged: bool = Tru
         UserError: the frame is of several kinds of hardware, whose figures cannot be compared.
     """
     finished = frame["status"] == FINISHED
-    hardware = sorted({str(name) for name in frame.loc[finished, "hardware"].dropna()})
-    if len(hardware) > 1:
-        raise UserError(f"configurations are of {len(hardware)} kinds of hardware ({', '.join(hardware)}); allowed: one")
+    one_hardware(frame)
     flagged = frame["validity"].notna()
     candidates = finished if keep_flagged else finished & ~flagged
     keys = {objective: objective.measured(frame[candidates]) for objective in request.objectives}
@@ -82,6 +80,17 @@ def recommend(frame: pd.DataFrame, request: Request, *, keep_flagged: bool = Tru
         flagged=int((qualified & flagged).sum()),
         qualified=int(qualified.sum()),
     )
+
+
+def one_hardware(frame: pd.DataFrame) -> None:
+    """Make sure that a frame's finished configurations ran on one kind of hardware.
+
+    Raises:
+        UserError: they did not.
+    """
+    hardware = sorted({str(name) for name in frame.loc[frame["status"] == FINISHED, "hardware"].dropna()})
+    if len(hardware) > 1:
+        raise UserError(f"configurations are of {len(hardware)} kinds of hardware ({', '.join(hardware)}); allowed: one")
 
 
 @dataclass(frozen=True)
