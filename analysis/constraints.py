@@ -84,10 +84,10 @@ class Limit:
     def text(self) -> str:
         """The constraint as it is written."""
         if self.factor is None:
-            bound = f"{self.offset:g}"
+            bound = f"{self.offset:.15g}"
         else:
-            bound = ("" if self.factor == 1 else f"{self.factor:g} * ") + "baseline"
-            bound += f" {'-' if self.offset < 0 else '+'} {abs(self.offset):g}" if self.offset else ""
+            bound = ("" if self.factor == 1 else f"{self.factor:.15g} * ") + "baseline"
+            bound += f" {'-' if self.offset < 0 else '+'} {abs(self.offset):.15g}" if self.offset else ""
         return f"{self.key} {'>=' if self.at_least else '<='} {bound}" + (" if measured" if self.if_measured else "")
 
 

@@ -117,12 +117,12 @@ def update(
         if present is not None and why is not None:
             optuna.delete_study(study_name=name, storage=place)
         if present is None or why is not None:
-            study = optuna.create_study(storage=place, study_name=name, directions=_directions(keys))
-            study.set_metric_names(keys)
-            study.set_user_attr(OBJECTIVES, keys)
-            present = set()
+            study, present = optuna.create_study(storage=place, study_name=name, directions=_directions(keys)), set()
         else:
             study = optuna.load_study(study_name=name, storage=place)
+        if OBJECTIVES not in study.user_attrs:
+            study.set_metric_names(keys)
+            study.set_user_attr(OBJECTIVES, keys)
         if study.user_attrs.get(CONSTRAINTS) != stated:
             study.set_user_attr(CONSTRAINTS, stated)
         added = tuple(run for run in wanted if run not in present)
@@ -225,19 +225,20 @@ def _present(
 ) -> tuple[set[str] | None, str | None]:
     """Run ids of the study's trials, None where there is no such study; and why it has to be made anew, if it has."""
     import optuna
+    from optuna.study import StudyDirection
 
     if name not in optuna.get_all_study_names(place):
         return None, None
     study = optuna.load_study(study_name=name, storage=place)
     stored = study.user_attrs.get(OBJECTIVES)
     trials = {str(trial.user_attrs.get("run_id")): trial for trial in study.get_trials(deepcopy=False)}
-    if stored is None and trials:
-        raise UserError(f"study {name!r} was not made from a tracking store; allowed: another name or another storage")
-    if stored is not None and stored != list(keys):
+    if stored is None:
+        if trials or study.directions != [StudyDirection[direction.upper()] for direction in _directions(keys)]:
+            raise UserError(f"study {name!r} was not made from a tracking store; allowed: another name or another storage")
+        return set(), None  # empty: an update was cut off just after it had made the study
+    if stored != list(keys):
         told = ", ".join(stored)
         raise UserError(f"study {name!r} has the objectives {told}; allowed: these in this order, another name, another storage")
-    if stored is None:
-        return set(), "an update was cut off"
     gone = [run for run in trials if run not in wanted]
     stay = [run for run in trials if run in wanted]
     changed = [run for run in stay if _content(trials[run]) != _content(wanted[run])]
