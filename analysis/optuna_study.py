@@ -5,12 +5,13 @@ nor can a parameter get new choices. So new configurations are added where nothi
 under its name. An update that was cut off is completed by the next.
 """
 
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -170,39 +171,38 @@ def _trials(frame: pd.DataFrame, keys: Sequence[str], checked: Sequence[Checked]
     """One trial a row, by run id."""
     from optuna.trial import TrialState, create_trial
 
-    values = frame.reindex(columns=list(keys)).astype("float64")
     spaces = _spaces(frame)
+    values = frame.reindex(columns=list(keys)).to_numpy(dtype=np.float64)
+    texts = [each.constraint.text for each in checked]
+    slacks = np.array([each.slack[frame.index] for each in checked]).reshape(len(checked), len(frame)).T
+    told = frame[["configuration", "status", "failure", "validity"]].itertuples(name=None)
+    chosen = frame[list(spaces)].to_dict("records")
     made = {}
-    for run, row in frame.iterrows():
-        lacking = [key for key in keys if not np.isfinite(values.at[run, key])]
-        complete = row["status"] == FINISHED and not lacking
-        unjudged = [each.constraint.text for each in checked if np.isnan(each.slack[run])]
+    for (run, configuration, status, failure, validity), row, slack, choices in zip(told, values, slacks, chosen, strict=True):
+        finished, lacking = status == FINISHED, ~np.isfinite(row)
+        complete = finished and not lacking.any()
         attributes = {
             "run_id": run,
-            "configuration": row["configuration"],
-            "failure": None
-            if row["status"] == FINISHED
-            else row["failure"]
-            if isinstance(row["failure"], str)
-            else row["status"],
-            "missing": ", ".join(lacking) if row["status"] == FINISHED else None,
-            "validity": row["validity"] if isinstance(row["validity"], str) else None,
-            "unjudged": ", ".join(unjudged) if complete else None,
+            "configuration": configuration,
+            "failure": "" if finished else failure if isinstance(failure, str) else status,
+            "missing": ", ".join(np.array(keys)[lacking]) if finished else "",
+            "validity": validity if isinstance(validity, str) else "",
+            "unjudged": ", ".join(text for text, size in zip(texts, slack, strict=True) if np.isnan(size)) if complete else "",
         }
-        params = {column: str(row[column]) for column in spaces if pd.notna(row[column])}
+        params = {column: str(choice) for column, choice in choices.items() if pd.notna(choice)}
         made[str(run)] = create_trial(
             state=TrialState.COMPLETE if complete else TrialState.FAIL,
-            values=[float(values.at[run, key]) for key in keys] if complete else None,
+            values=row.tolist() if complete else None,
             params=params,
             distributions={column: spaces[column] for column in params},
             user_attrs={name: value for name, value in attributes.items() if value},
-            constraints={each.constraint.text: _violation(float(each.slack[run])) for each in checked} if complete else None,
+            constraints=dict(zip(texts, map(_violation, slack), strict=True)) if complete else None,
         )
     return made
 
 
 def _violation(slack: float) -> float:
-    return 1.0 if np.isnan(slack) else 0.0 - slack
+    return 1.0 if np.isnan(slack) else 0.0 - float(slack)
 
 
 def _spaces(frame: pd.DataFrame) -> "dict[str, CategoricalDistribution]":
@@ -225,7 +225,6 @@ def _present(
 ) -> tuple[set[str] | None, str | None]:
     """Run ids of the study's trials, None where there is no such study; and why it has to be made anew, if it has."""
     import optuna
-    from optuna.study import StudyDirection
 
     if name not in optuna.get_all_study_names(place):
         return None, None
@@ -233,7 +232,7 @@ def _present(
     stored = study.user_attrs.get(OBJECTIVES)
     trials = {str(trial.user_attrs.get("run_id")): trial for trial in study.get_trials(deepcopy=False)}
     if stored is None:
-        if trials or study.directions != [StudyDirection[direction.upper()] for direction in _directions(keys)]:
+        if trials or study.directions != _directions(keys):
             raise UserError(f"study {name!r} was not made from a tracking store; allowed: another name or another storage")
         return set(), None  # empty: an update was cut off just after it had made the study
     if stored != list(keys):
@@ -254,8 +253,10 @@ def _content(trial: "FrozenTrial") -> tuple[object, ...]:
     return (trial.state, trial.values, trial.params, trial.user_attrs, trial.constraints)
 
 
-def _directions(keys: Sequence[str]) -> "list[StudyDirection | Literal['minimize', 'maximize']]":
-    return ["maximize" if get(key).better is Better.HIGHER else "minimize" for key in keys]
+def _directions(keys: Sequence[str]) -> "list[StudyDirection]":
+    from optuna.study import StudyDirection
+
+    return [StudyDirection.MAXIMIZE if get(key).better is Better.HIGHER else StudyDirection.MINIMIZE for key in keys]
 
 
 def _open(storage: str | Path | None) -> "BaseStorage":
@@ -263,19 +264,23 @@ def _open(storage: str | Path | None) -> "BaseStorage":
     import optuna
     from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
-    from sqlalchemy.exc import SQLAlchemyError
 
     if storage is None:
         return InMemoryStorage()
+    errors: tuple[type[Exception], ...] = (OSError, ImportError, RuntimeError, optuna.exceptions.OptunaError)
     try:
         if isinstance(storage, str) and "://" in storage:
+            from sqlalchemy.exc import SQLAlchemyError
+
+            errors = (*errors, SQLAlchemyError)
             return RDBStorage(storage)
         path = Path(storage)
         if path.suffix in JOURNALS:
             return JournalStorage(JournalFileBackend(str(path)))
-    except (OSError, ImportError, SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
+    except errors as error:
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"storage {str(storage)!r} cannot be opened: {reason}; allowed: a place that can be written") from error
+        told = re.sub(r"(?<=:)[^:/@]+(?=@)", "***", str(storage))
+        raise UserError(f"storage {told!r} cannot be opened: {reason}; allowed: a place that can be written") from error
     allowed = f"a database URL such as sqlite:///study.db, or a journal file ending in {' or '.join(JOURNALS)}"
     raise UserError(f"storage {str(storage)!r} is neither a database nor a journal; allowed: {allowed}")
 

@@ -51,9 +51,8 @@ def recommend(frame: pd.DataFrame, request: Request, *, keep_flagged: bool = Tru
     for each in checked:
         judged &= each.slack.notna()
     judged &= bool(objectives)
-    qualified = judged.copy()
-    for each in checked:
-        qualified &= each.met
+    met = pd.DataFrame({each.constraint.text: each.met for each in checked}, index=frame.index)
+    qualified = judged & met.all(axis=1)
     view = _View(frame, known, checked, request)
     weights = [w for w, key in zip(request.weights or [1.0] * len(keys), keys.values(), strict=True) if key is not None]
     answer = _Answer()
@@ -71,8 +70,8 @@ def recommend(frame: pd.DataFrame, request: Request, *, keep_flagged: bool = Tru
         weights=answer.weights,
         nearest=answer.nearest,
         unmet=tuple(
-            Excluded(run, view.name(run), tuple(each.constraint.text for each in checked if not each.met[run]))
-            for run in frame.index[judged & ~qualified]
+            Excluded(run, view.name(run), tuple(met.columns[~row]))
+            for run, row in zip(frame.index[judged & ~qualified], met[judged & ~qualified].to_numpy(), strict=True)
         ),
         left_out=tuple(Excluded(run, view.name(run), _why_not(view, run, bool(candidates[run]))) for run in frame.index[~judged]),
         dropped=dropped,
@@ -218,12 +217,11 @@ def _nearest(view: _View, runs: pd.Index) -> Nearest:
 
 def _why_not(view: _View, run: str, candidate: bool) -> tuple[str, ...]:
     """Why a configuration could not be judged."""
-    row = view.frame.loc[run]
-    if row["status"] != FINISHED:
-        failure = row["failure"]
-        return (f"failed: {failure}" if isinstance(failure, str) else f"not finished ({row['status']})",)
+    status, failure, validity = (view.frame.at[run, column] for column in ("status", "failure", "validity"))
+    if status != FINISHED:
+        return (f"failed: {failure}" if isinstance(failure, str) else f"not finished ({status})",)
     if not candidate:
-        return (f"flagged: {row['validity']}",)
+        return (f"flagged: {validity}",)
     reasons = [f"no {key}" for key in view.known.columns if np.isnan(view.known.at[run, key])]
     reasons += [each.unknown[run] for each in view.checked if isinstance(each.unknown[run], str)]
     return tuple(dict.fromkeys(reasons)) or (NO_OBJECTIVE,)
