@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.constraints import Checked, applicable, check, parse_constraint, parse_objectives
+from analysis.constraints import parse_constraint, parse_objectives
+from analysis.judging import Checked, applicable, check
 from analysis.recommend.choose import FINISHED, one_hardware
 from slim.errors import UserError
 from slim.metrics import Better, get

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import pareto
-from analysis.constraints import Checked, NonInferior, applicable, check
+from analysis.constraints import NonInferior
+from analysis.judging import Checked, applicable, check
 from analysis.recommend import balance
 from analysis.recommend.deployments import Request
 from analysis.recommend.records import Excluded, Nearest, Option, Recommendation, RunnerUp, Slack, WeightRange
@@ -53,6 +54,7 @@ def recommend(frame: pd.DataFrame, request: Request, *, keep_flagged: bool = Tru
     judged &= bool(objectives)
     met = pd.DataFrame({each.constraint.text: each.met for each in checked}, index=frame.index)
     qualified = judged & met.all(axis=1)
+    texts = met.columns.to_numpy()
     view = _View(frame, known, checked, request)
     weights = [w for w, key in zip(request.weights or [1.0] * len(keys), keys.values(), strict=True) if key is not None]
     answer = _Answer()
@@ -70,7 +72,7 @@ def recommend(frame: pd.DataFrame, request: Request, *, keep_flagged: bool = Tru
         weights=answer.weights,
         nearest=answer.nearest,
         unmet=tuple(
-            Excluded(run, view.name(run), tuple(met.columns[~row]))
+            Excluded(run, view.name(run), tuple(texts[~row].tolist()))
             for run, row in zip(frame.index[judged & ~qualified], met[judged & ~qualified].to_numpy(), strict=True)
         ),
         left_out=tuple(Excluded(run, view.name(run), _why_not(view, run, bool(candidates[run]))) for run in frame.index[~judged]),

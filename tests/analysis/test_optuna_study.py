@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as hnp
 from optuna.trial import TrialState
 
 from analysis import optuna_study, pareto
-from analysis.constraints import check, parse_constraint
+from analysis.constraints import parse_constraint
+from analysis.judging import check
 from analysis.optuna_study import importances, update
 from slim.errors import UserError
 from slim.provenance import ROOT
