@@ -42,9 +42,14 @@ class Part:
     differs: Settings
 
 
-def stage_runs(run: StoredRun) -> dict[str, list[str]]:
+def stage_runs(run: StoredRun) -> Mapping[str, Sequence[str]]:
     """Return the ids of the stage runs that stand behind a configuration's run, by stage."""
-    return dict(json.loads(run.tags.get(TAG.STAGE_RUNS) or "{}"))
+    return _parsed(run.tags.get(TAG.STAGE_RUNS) or "{}")
+
+
+@lru_cache(maxsize=65536)
+def _parsed(text: str) -> Mapping[str, Sequence[str]]:
+    return {stage: tuple(run_ids) for stage, run_ids in json.loads(text).items()}
 
 
 def stages(run: StoredRun) -> set[str]:

@@ -86,6 +86,7 @@ def main() -> int:
         changed_s = 0.0
         for _ in range(arguments.later_runs):
             change(store)
+            settle()
             changed_s = max(changed_s, timed(lambda: read(store))[0])
         print(f"later read       {changed_s:8.2f} s, a run added, one changed, one deleted")
     ratio = first_s / peer_s
