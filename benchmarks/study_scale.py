@@ -8,9 +8,9 @@ configuration of a real sweep (profile and evaluation) has; the others are copie
 through MLflow would take most of an hour and leave the same rows.
 
 The peer is ``MlflowClient.search_runs``, page by page, which is all that MLflow offers; nothing is made of what it returns. Ours ends
-in a frame of one row a configuration, `analysis.selection`'s work on it included. Both start from a fresh process's state: the client is
-open, the file is in the operating system's cache. First read: no cache. Later reads: in a store that did not change, and in one in
-which a run was added, one was changed and one was deleted since.
+in a frame of one row a configuration, `analysis.selection`'s work on it included. Both run in this process, one after the other, MLflow's
+first, with the client open. First read: no copy on this machine. Later reads: of a store that did not change, and of one in which a run
+was added, one was changed and one was deleted since; the slowest counts.
 
 The last line holds the verdict: the first read takes at most as long as MLflow's search (2 % allowed for noise), the later ones less
 than 2 s; the exit status is 1 otherwise.
