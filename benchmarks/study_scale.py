@@ -5,7 +5,7 @@
 Makes a SQLite store. Its first hundred configurations are written by `slim.store.Store`, with as many params, tags and metrics as a
 configuration of a real sweep (profile and evaluation) has; the others are copies of them within SQLite, table by table (``runs``,
 ``params``, ``tags``, ``metrics``, ``latest_metrics``), each with a run id of its own and values that differ a little. Logging each
-through MLflow would take most of an hour and leave the same rows.
+through MLflow would take much longer and leave the same rows.
 
 The peer is ``MlflowClient.search_runs``, page by page, which is all that MLflow offers; nothing is made of what it returns. Ours ends
 in a frame of one row a configuration, `analysis.selection`'s work on it included. Both run in this process, one after the other, MLflow's

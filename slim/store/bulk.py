@@ -1,7 +1,7 @@
 """Many runs at once, and again only those that changed: a snapshot of an experiment that can be brought up to date.
 
-Out of a SQLite store the tables are read, one query each, where MLflow builds objects run by run (many times slower, `benchmarks/study_scale.py`). Nothing is
-written. Other stores are searched through MLflow.
+Out of a SQLite store the tables are read, one query each, where MLflow builds objects run by run (many times slower, see
+`benchmarks/study_scale.py`). Nothing is written. Other stores are searched through MLflow.
 
 What a snapshot notices. **SQLite**: everything. The file's state tells whether anything happened at all; then runs and tags are read
 again whole, and params and metrics, to which MLflow only ever adds rows, from the last row seen. Where that row is no longer what it
