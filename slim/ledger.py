@@ -139,7 +139,13 @@ class Ledger:
             "configuration",
             planned.name,
             parent=self.sweep_run,
-            params={**identity(planned, self.plan), "seed": self.plan.config.seed, **flat({"engine_options": planned.options})},
+            params={
+                **identity(planned, self.plan),
+                "seed": self.plan.config.seed,
+                "torch_version": self.plan.measure.versions.get("torch"),
+                "driver_version": self.plan.measure.hardware.driver,
+                **flat({"engine_options": planned.options}),
+            },
             tags={TAG.KEY: planned.key, TAG.CONFIG: planned.name, TAG.SWEEP: self.plan.config.name},
         )
 

@@ -1,9 +1,21 @@
 """The tracking store (MLflow): the only package, with `slim.registry`, that imports mlflow."""
 
+from slim.store.bulk import Snapshot
 from slim.store.connection import default_tracking_uri
 from slim.store.contract import TAG, Kind, StoredRun
 from slim.store.keeping import keep
 from slim.store.reading import Reader
 from slim.store.store import Store, experiment_of, explain_run
 
-__all__ = ["TAG", "Kind", "Reader", "Store", "StoredRun", "default_tracking_uri", "experiment_of", "explain_run", "keep"]
+__all__ = [
+    "TAG",
+    "Kind",
+    "Reader",
+    "Snapshot",
+    "Store",
+    "StoredRun",
+    "default_tracking_uri",
+    "experiment_of",
+    "explain_run",
+    "keep",
+]

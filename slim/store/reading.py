@@ -1,14 +1,18 @@
 """Opening a store, and reading runs and what they wrote."""
 
+import contextlib
+import sqlite3
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
 from slim.errors import NotStoredError, StoreConfigError
-from slim.store import checkpoints
+from slim.store import bulk, checkpoints
+from slim.store.bulk import Snapshot
 from slim.store.connection import check_address, open_client, sqlite_path, translated
 from slim.store.contract import TAG, Kind, StoredRun
 
@@ -65,20 +69,43 @@ class Reader:
             experiment_id = found.experiment_id
         return cls(address, experiment, client, experiment_id)
 
-    def search(self, filter_string: str, limit: int | None = None, order_by: Sequence[str] = ()) -> list[StoredRun]:
-        """Return the runs of the experiment that an MLflow filter finds, newest first unless ordered otherwise."""
+    def search(
+        self, filter_string: str, limit: int | None = None, order_by: Sequence[str] = (), *, deleted: bool = False
+    ) -> list[StoredRun]:
+        """Return the runs of the experiment that an MLflow filter finds, newest first unless ordered otherwise.
+
+        Args:
+            filter_string: MLflow's.
+            limit: at most so many; None is all.
+            order_by: MLflow's.
+            deleted: the deleted runs instead of the active ones.
+        """
+        view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
         found: list[StoredRun] = []
         token = None
         with translated("searching runs"):
             while True:
                 size = min(_PAGE, limit - len(found)) if limit else _PAGE
                 page = self.client.search_runs(
-                    [self.experiment_id], filter_string, max_results=size, order_by=list(order_by), page_token=token
+                    [self.experiment_id], filter_string, view, max_results=size, order_by=list(order_by), page_token=token
                 )
                 found += [stored(run) for run in page]
                 token = page.token
                 if not token or (limit and len(found) >= limit):
                     return found
+
+    def snapshot(self, kinds: Sequence[Kind], known: Snapshot | None = None) -> Snapshot:
+        """Return all runs of these kinds; with an earlier snapshot of them only what changed is read (see `slim.store.bulk`).
+
+        Raises:
+            StoreError: the store is away.
+        """
+        path = sqlite_path(self.tracking_uri)
+        if path is not None and self.experiment_id is not None:
+            # Tables of an MLflow that this project does not know are left to MLflow.
+            with contextlib.suppress(sqlite3.Error, KeyError, TypeError):
+                return bulk.read_sqlite(path, self.experiment_id, kinds, known)
+        return bulk.read_searched(self.search, kinds, known)
 
     def get(self, run_id: str) -> StoredRun:
         """Return one run.

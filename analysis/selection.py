@@ -1,0 +1,174 @@
+"""Which configurations of a store a study looks at, one row each, and every run that is not among them with the reason."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from analysis import cache, frame, protocol
+from analysis.filters import Filters, check, conditions, ended_ms
+from analysis.merging import Merged, against_baselines, merge
+from slim.errors import UserError
+from slim.store import TAG, Reader, StoredRun
+
+EVERYTHING = Filters()
+_TOLD = 3
+"""Differing settings that a refusal names."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Configurations that can be compared with each other.
+
+    Attributes:
+        number: from 1, the group with the newest run first.
+        run_ids: of its rows.
+        differs: of the settings in which the groups differ, this group's values; not set or not known is missing.
+    """
+
+    number: int
+    run_ids: tuple[str, ...]
+    differs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was found. Every configuration run of the experiment is behind one row of `frame` or is one row of `left_out`.
+
+    Attributes:
+        frame: one row a configuration as `analysis.frame.from_runs` gives it, the newest first, and ``group`` (number), ``runs``,
+            ``sweeps`` and ``profiles`` (how many configuration runs, sweeps and profile runs stand behind it), ``stage_runs`` (run ids
+            by stage, as JSON), ``variant`` (what tells it from others of the same name; empty where there are none) and ``ended`` (UTC).
+            Figures of different groups cannot be compared: ask for `comparable`.
+        left_out: ``configuration``, ``run_id``, ``kind`` (``filtered``, ``failed``, ``incomplete``, ``invalid``, ``superseded``,
+            ``hardware``, ``protocol`` or ``group``) and ``reason``.
+        groups: of comparable configurations.
+    """
+
+    frame: pd.DataFrame
+    left_out: pd.DataFrame
+    groups: tuple[Group, ...]
+
+    def comparable(self) -> pd.DataFrame:
+        """Return the frame.
+
+        Raises:
+            UserError: it holds several groups; says in what they differ and how to choose.
+        """
+        if len(self.groups) > 1:
+            raise UserError(refusal(self.groups))
+        return self.frame
+
+
+def select(store: Reader, filters: Filters = EVERYTHING, *, whole: bool = False) -> Selection:
+    """Read an experiment and return what the filters let through, merged.
+
+    Args:
+        store: an experiment.
+        filters: what to look at.
+        whole: do not trust the copy on this machine (`analysis.cache`).
+
+    Raises:
+        UserError: a filter names what the store does not have.
+        StoreError: the store cannot be read, or what a sweep reused is not to be found out.
+    """
+    everything = cache.runs(store, whole=whole)
+    sweeps = {run.run_id: run for run in everything if run.kind == "sweep"}
+    runs = protocol.with_environment(store, [run for run in everything if run.kind == "configuration"])
+    check(filters, runs, sweeps)
+    left_out: list[tuple[StoredRun, str, str]] = []
+    passes = conditions(store, filters, sweeps)
+    kept = []
+    for run in runs:
+        reason = next((told for condition in passes if (told := condition(run)) is not None), None)
+        if reason is None:
+            kept.append(run)
+        else:
+            left_out.append((run, *reason))
+    kept.sort(key=lambda run: (-(run.end_unix_s or run.start_unix_s), run.run_id))
+    parts = protocol.parts(kept, filters.ignore)
+    if filters.group is not None:
+        if not 1 <= filters.group <= len(parts):
+            raise UserError(
+                f"group {filters.group} does not exist; allowed: 1 to {len(parts)}" if parts else "nothing is selected"
+            )
+        for number, part in enumerate(parts, 1):
+            if number != filters.group:
+                left_out += [(run, "group", f"of group {number}: {_settings(part.differs)}") for run in part.runs]
+        parts = (replace(parts[filters.group - 1], differs={}),)
+    merged: list[tuple[int, Merged]] = []
+    for number, part in enumerate(parts, 1):
+        by_identity: dict[tuple[tuple[str, str], ...], list[StoredRun]] = {}
+        for run in part.runs:
+            by_identity.setdefault(protocol.identity(run), []).append(run)
+        found = against_baselines([merge(same) for same in by_identity.values()])
+        merged += [(number, one) for one in found]
+        left_out += [(run, "superseded", reason) for one in found for run, reason in one.superseded]
+    ids = [tuple(one.run.run_id for n, one in merged if n == number) for number in range(1, len(parts) + 1)]
+    groups = tuple(Group(n, run_ids, part.differs) for n, (run_ids, part) in enumerate(zip(ids, parts, strict=True), 1))
+    return Selection(_frame(merged), _left_out(left_out), groups)
+
+
+def refusal(groups: Sequence[Group]) -> str:
+    """Return one line that says in what groups differ and how to choose one."""
+    keys = list(dict.fromkeys(key for group in groups for key in group.differs))
+    keys.sort(key=lambda key: key != "hardware")
+    told = []
+    for key in keys[:_TOLD]:
+        counts: Counter[str] = Counter()
+        for group in groups:
+            counts[group.differs.get(key, "not set")] += len(group.run_ids)
+        told.append(f"{key} is " + " or ".join(f"{value} ({count})" for value, count in counts.items()))
+    more = f"; and {len(keys) - _TOLD} more" if len(keys) > _TOLD else ""
+    key = keys[0] if keys else "hardware"
+    value = next((group.differs[key] for group in groups if key in group.differs), "")
+    how = f"hardware={value!r}" if key == "hardware" else f"params={{{key!r}: {value!r}}}"
+    by_setting = f"{how}, " if " " not in key else ""
+    return (
+        f"the selection holds {len(groups)} groups of configurations that cannot be compared: {'; '.join(told)}{more}"
+        f" (configurations); choose one by {by_setting}group=1 to {len(groups)}, or a sweep"
+    )
+
+
+def _settings(settings: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in settings.items()) or "nothing that differs is known"
+
+
+def _frame(merged: Sequence[tuple[int, Merged]]) -> pd.DataFrame:
+    found = frame.from_runs(one.run for _, one in merged)
+    same_name: dict[tuple[int, str], list[Merged]] = {}
+    for number, one in merged:
+        same_name.setdefault((number, one.run.tags.get(TAG.CONFIG, one.run.name)), []).append(one)
+    variants = {one.run.run_id: told for ones in same_name.values() for one, told in zip(ones, _variants(ones), strict=True)}
+    added = {
+        "group": [number for number, _ in merged],
+        "runs": [len(one.runs) for _, one in merged],
+        "sweeps": [len({run.tags.get(TAG.PARENT) for run in one.runs} - {None}) for _, one in merged],
+        "profiles": [_profiles(one) for _, one in merged],
+        "stage_runs": [one.run.tags.get(TAG.STAGE_RUNS) for _, one in merged],
+        "variant": [variants[one.run.run_id] for _, one in merged],
+        "ended": pd.to_datetime([ended_ms(one.run) for _, one in merged], unit="ms", utc=True),
+    }
+    return pd.concat([found, pd.DataFrame(added, index=found.index)], axis=1)
+
+
+def _profiles(one: Merged) -> int:
+    return len(protocol.stage_runs(one.run).get("profile", ()))
+
+
+def _variants(ones: Sequence[Merged]) -> list[str]:
+    """What tells configurations of the same name from each other."""
+    if len(ones) == 1:
+        return [""]
+    settings = [protocol.variant(one.run) for one in ones]
+    keys = [key for key in dict.fromkeys(k for s in settings for k in s) if len({s.get(key) for s in settings}) > 1]
+    return [", ".join(f"{key}={s[key]}" for key in keys if key in s) for s in settings]
+
+
+def _left_out(rows: Iterable[tuple[StoredRun, str, str]]) -> pd.DataFrame:
+    columns = ["configuration", "run_id", "kind", "reason"]
+    return pd.DataFrame([(r.tags.get(TAG.CONFIG, r.name), r.run_id, kind, reason) for r, kind, reason in rows], columns=columns)
+
+
+__all__ = ["EVERYTHING", "Filters", "Group", "Selection", "refusal", "select"]
