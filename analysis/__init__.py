@@ -1,1 +1,1 @@
-"""Reading the store: frames, Pareto fronts, tables. Never runs or changes anything."""
+"""Reading the store: what it holds, Pareto fronts, recommendations, tables, figures, the report. Never runs anything; a study is all it adds."""

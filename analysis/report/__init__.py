@@ -9,7 +9,6 @@ from analysis.report.data import (
     Reason,
     Recommendation,
     ReportData,
-    Table,
     View,
 )
 from analysis.report.render import render, write
@@ -22,7 +21,6 @@ __all__ = [
     "Reason",
     "Recommendation",
     "ReportData",
-    "Table",
     "View",
     "build",
     "column",

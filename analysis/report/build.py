@@ -8,7 +8,8 @@ from analysis.figures.heat import PERFORMANCE
 from analysis.figures.records import Drawn
 from analysis.figures.rows import first_known, interval, known, tasks, value
 from analysis.labels import label, number
-from analysis.report.data import Column, Configuration, Cost, Image, Reason, Recommendation, ReportData, Table, View
+from analysis.report.data import Column, Configuration, Cost, Image, Reason, Recommendation, ReportData, View
+from analysis.tables import Table
 from slim import metrics
 from slim.metrics import Better
 

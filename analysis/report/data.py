@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from analysis.tables import Table
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -83,16 +85,6 @@ class View:
     title: str
     x: str
     y: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of text cells."""
-
-    title: str
-    headers: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class TAG:
     HEARTBEAT = "slim.heartbeat"
     COMMIT = "slim.commit"
     PUBLISHED = "slim.published"
+    RECOMMENDED = "slim.recommended."
     MOVED = "slim.moved_to"
     PARENT = "mlflow.parentRunId"
     NOTE = "mlflow.note.content"

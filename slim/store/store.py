@@ -195,6 +195,38 @@ class Store(Reader):
             raise
         return self.get(run_id)
 
+    def log_study(
+        self,
+        directory: Path,
+        *,
+        name: str,
+        params: Mapping[str, Any],
+        recommended: Mapping[str, str],
+        note: str = "",
+        join: str | None = None,
+    ) -> StoredRun:
+        """Write a study's run, whole: params, files, and the recommended configurations' runs as tags.
+
+        A run that could not be written whole is removed again.
+
+        Args:
+            directory: its files.
+            name: of the run.
+            params: what was asked of what.
+            recommended: configuration runs by deployment.
+            note: description of the run.
+            join: as `begin`.
+        """
+        tags = {f"{TAG.RECOMMENDED}{deployment}": run_id for deployment, run_id in recommended.items()}
+        run_id = self.begin("study", name, params=params, tags={**tags, **({TAG.NOTE: note} if note else {})}, join=join)
+        try:
+            self.log_artifacts(run_id, directory)
+            self.finish(run_id)
+        except Exception:
+            self._undo(run_id, keep=join is not None)
+            raise
+        return self.get(run_id)
+
     def log_datasets(self, run_id: str, datasets: Iterable[Dataset]) -> None:
         """Log data sets as inputs of a run."""
         inputs = [

@@ -16,6 +16,7 @@ import pytest
 
 from analysis import figures, report
 from analysis.report.render import embedded
+from analysis.tables import Table
 from slim.errors import UserError
 from tests.analysis.test_figures import everything, made
 
@@ -45,7 +46,7 @@ def data(**changes: Any) -> report.ReportData:
         report.costs_of(frame(), "a-1b-gptq-int4"),
     )
     nothing = report.Recommendation("latency under 1 ms", None, "The nearest is a-1b/gptq-int4@vllm at 211 ms.")
-    table = report.Table("Relative accuracy", ("precision", "MMLU"), (("gptq-int8", "98.0"),), "per cent")
+    table = Table("Relative accuracy", ("precision", "MMLU"), (("gptq-int8", "98.0"),), ("l", "r"), "per cent")
     built = report.build(
         frame(), "A study", recommendations=(answer, nothing), facts=(("vllm", "0.17.0"),), tables=(table,), notes=("A note.",)
     )

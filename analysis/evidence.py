@@ -1,0 +1,251 @@
+"""What a study found, as files: the report, its figures and tables, the front and the recommendations to read by program."""
+
+import dataclasses
+import json
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import figures, optuna_study, published, report, tables
+from analysis.labels import label
+from analysis.recommend import Recommendation, sentences
+from analysis.study import Study
+from analysis.tables import Align, Table
+from slim.metrics import format_value
+from slim.store import Store, StoredRun
+
+REPORT = "report.html"
+RECOMMENDATIONS = "recommendations.json"
+OPTUNA = "optuna.log"
+FORMATS = ("png", "svg")
+
+
+def write(study: Study, directory: Path, *, formats: Sequence[str] = FORMATS) -> Path:
+    """Write a study's files and return the report's path.
+
+    There are ``report.html``; ``recommendations.json``; ``configurations.csv`` (all columns, one row a configuration) and
+    ``left_out.csv``; ``front.csv`` with ranks, contributions and probabilities; ``figures/``; ``tables/`` as CSV, Markdown and LaTeX; and
+    ``optuna.log``, a journal that Optuna and optuna-dashboard open.
+
+    Args:
+        study: what was found.
+        directory: made when missing.
+        formats: of the figures: ``png``, ``svg``, ``pdf``.
+
+    Raises:
+        UserError: an unknown format.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    arrays = {run_id: _latencies(found.arrays) for run_id, found in study.samples.items()}
+    named = study.frame.assign(configuration=[study.names[str(run_id)] for run_id in study.frame.index])
+    drawn = figures.draw_all(named, {k: v for k, v in arrays.items() if v}, directory / "figures", formats)
+    shown = all_tables(study, named)
+    (directory / "tables").mkdir(exist_ok=True)
+    for name, table in shown.items():
+        for ending, text in (("csv", table.csv()), ("md", table.markdown()), ("tex", table.latex())):
+            (directory / "tables" / f"{name}.{ending}").write_text(text, encoding="utf-8")
+    study.frame.to_csv(directory / "configurations.csv")
+    study.selection.left_out.to_csv(directory / "left_out.csv", index=False)
+    if study.front is not None:
+        _front(study).to_csv(directory / "front.csv")
+        optuna_study.update(study.frame, study.objectives, study.question.constraints, storage=directory / OPTUNA)
+    (directory / RECOMMENDATIONS).write_text(json.dumps(_plain(to_json(study)), indent=2, allow_nan=False), encoding="utf-8")
+    data = report.build(
+        named,
+        title(study),
+        recommendations=[_answer(study, one) for one in study.recommendations],
+        tables=list(shown.values()),
+        drawn=drawn,
+        left_out=[report.Reason(str(row["configuration"]), str(row["reason"])) for _, row in study.selection.left_out.iterrows()],
+        notes=study.notes,
+    )
+    return report.write(data, directory / REPORT)
+
+
+def keep(store: Store, study: Study, *, join: str | None = None) -> StoredRun:
+    """Write a study with its files into the store it was read from, as a run of its own.
+
+    Args:
+        store: to write to.
+        study: what was found.
+        join: run that becomes the study's, such as the one that ``mlflow run`` made.
+
+    Raises:
+        StoreError: it could not be written whole; nothing is left of it then.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        write(study, Path(directory))
+        chosen = {answer.request.name.replace(" ", "-"): answer.choice for answer in study.recommendations}
+        recommended = {name: choice.run_id for name, choice in chosen.items() if choice is not None}
+        told = "\n".join(f"- {sentences(answer)[0]}" for answer in study.recommendations)
+        asked = {f"study.{name}": value for name, value in vars(study.question).items() if value not in ((), None)}
+        looked = {f"study.filters.{name}": value for name, value in vars(study.filters).items() if value}
+        return store.log_study(
+            Path(directory),
+            name=f"study of {title(study)}",
+            params={
+                **asked,
+                **looked,
+                "study.front": list(study.objectives),
+                "study.configurations": len(study.frame),
+                "hardware": study.hardware,
+            },
+            recommended=recommended,
+            note=told,
+            join=join,
+        )
+
+
+def title(study: Study) -> str:
+    """Return what a study is called: its models, as many as fit."""
+    short = [model.rpartition("/")[2] for model in study.models]
+    return ", ".join(short) if len(short) <= 3 else f"{len(short)} models"
+
+
+def to_json(study: Study) -> dict[str, Any]:
+    """Return the answers with what they rest on; run ids are those of configuration runs."""
+    return {
+        "experiment": study.experiment,
+        "question": dataclasses.asdict(study.question),
+        "filters": {k: v for k, v in vars(study.filters).items() if v},
+        "configurations": {run_id: study.names[run_id] for run_id in map(str, study.frame.index)},
+        "objectives": list(study.objectives),
+        "front": [] if study.front is None else list(study.front.run_ids),
+        "recommendations": [_record(one) for one in study.recommendations],
+        "by_model": {model: [_record(one) for one in answers] for model, answers in study.by_model.items()},
+        "notes": list(study.notes),
+    }
+
+
+def all_tables(study: Study, named: pd.DataFrame) -> dict[str, Table]:
+    """Return the tables of a study by the name of their files, those with something in them."""
+    found = {}
+    if study.by_model:
+        found["by_model"] = _by_model(study)
+    if study.front is not None:
+        found["front"] = _places(study)
+    found |= tables.every(named)
+    beside = {f"beside_{name}": tables.beside_published(named, name) for name in published.STUDIES}
+    return {name: table for name, table in {**found, **beside}.items() if table.rows}
+
+
+def confidence(study: Study, answer: Recommendation) -> str:
+    """Return how sure a choice is, in a sentence or two; empty when nothing is known about that."""
+    if answer.choice is None or study.sureness is None or answer.choice.run_id not in study.sureness.by_run:
+        return ""
+    sure = study.sureness.by_run[answer.choice.run_id]
+    told = [
+        f"On the Pareto front of {', '.join(study.objectives)} in {sure.probability:.0%} of "
+        f"{study.sureness.draws:,} redraws of the measurements."
+    ]
+    if sure.tied_with:
+        told.append(f"Within noise of {', '.join(study.names[run_id] for run_id in sure.tied_with)}.")
+    if answer.choice.flagged is not None:
+        told.append(f"Flagged: {answer.choice.flagged}.")
+    return " ".join(told)
+
+
+def _answer(study: Study, answer: Recommendation) -> report.Recommendation:
+    said = sentences(answer)
+    choice = answer.choice
+    runner_up = next((line for line in said if line.startswith("Runner-up")), "")
+    if choice is None:
+        why = " ".join(said).partition(": ")[2]
+        return report.Recommendation(answer.request.name, None, why[:1].upper() + why[1:])
+    kept = [line for line in said[1:] if line.startswith(("Meets", "As good", "Does not count"))]
+    return report.Recommendation(
+        objective=answer.request.name,
+        choice=study.names[choice.run_id],
+        why=" ".join([answer.request.meaning, *kept]).strip(),
+        runner_up=runner_up,
+        confidence=confidence(study, answer),
+        costs=report.costs_of(study.frame, choice.run_id),
+    )
+
+
+def _by_model(study: Study) -> Table:
+    deployments = [answer.request.name for answer in study.recommendations]
+    rows = []
+    for model, answers in study.by_model.items():
+        chosen = {answer.request.name: answer.choice for answer in answers}
+        picked = [chosen[name] for name in deployments]
+        rows.append(
+            (
+                model,
+                *(
+                    "nothing qualifies" if c is None else study.names[c.run_id].partition("/")[2] or c.configuration
+                    for c in picked
+                ),
+            )
+        )
+    align: list[Align] = ["l" for _ in range(1 + len(deployments))]
+    return Table("Recommendation for each model", ("model", *deployments), tuple(rows), tuple(align))
+
+
+def _places(study: Study) -> Table:
+    """Who is on the front, how sure that is, and who dominates the others."""
+    assert study.front is not None
+    assert study.sureness is not None
+    rows = []
+    for place in sorted(study.front.configurations, key=lambda one: one.rank):
+        sure = study.sureness.by_run[place.run_id]
+        rows.append(
+            (
+                study.names[place.run_id],
+                *(format_value(key, place.values[key]).replace(",", "") for key in study.objectives),
+                str(place.rank),
+                f"{sure.probability:.2f}",
+                "" if place.contribution is None else f"{place.contribution:.3f}",
+                ", ".join(study.names[run_id] for run_id in place.dominated_by),
+                ", ".join(study.names[run_id] for run_id in sure.tied_with),
+            )
+        )
+    headers = ("configuration", *map(label, study.objectives), "rank", "P(front)", "contribution", "dominated by", "tied with")
+    note = (
+        f"Rank 0 is the front. P(front) is the share of {study.sureness.draws:,} redraws of the measurements in which nothing dominates the "
+        "configuration; tied are those that the redraws tell apart in no objective; contribution is the share of hypervolume that would "
+        "be lost without it."
+    )
+    numbers: list[Align] = ["r" for _ in range(len(study.objectives) + 3)]
+    return Table("The Pareto front", headers, tuple(rows), ("l", *numbers, "l", "l"), note)
+
+
+def _front(study: Study) -> pd.DataFrame:
+    assert study.front is not None
+    assert study.sureness is not None
+    found = study.front.frame()
+    found.insert(0, "configuration", [study.names[run_id] for run_id in found.index])
+    found["probability"] = [study.sureness.by_run[run_id].probability for run_id in found.index]
+    for column in ("dominated_by", "equal_to"):
+        found[column] = found[column].map(" ".join)
+    return found
+
+
+def _latencies(arrays: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Raw latencies of all repeats as the figures take them."""
+    import numpy as np
+
+    found = {}
+    for quantity in ("ttft", "tpot", "itl", "e2e"):
+        if repeats := arrays.get(f"latency/{quantity}_mean_ms"):
+            found[f"{quantity}_ms"] = np.concatenate([np.ravel(values) for values in repeats])
+    return found
+
+
+def _record(answer: Recommendation) -> dict[str, Any]:
+    return {**dataclasses.asdict(answer), "request": answer.request.name, "sentences": sentences(answer)}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: what is not a number is null, dates are text."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)

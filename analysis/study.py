@@ -1,0 +1,201 @@
+"""A study: which of the configurations that a store holds to deploy, what that costs, and how sure it is.
+
+Reads the store and computes; nothing is run and nothing is written. `analysis.evidence` makes files of it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from analysis import pareto, samples, uncertainty
+from analysis.constraints import parse_constraint, parse_objectives
+from analysis.filters import Filters
+from analysis.pareto import Front
+from analysis.recommend import DEPLOYMENTS, Recommendation, named, recommend, request
+from analysis.recommend.deployments import ACCURACY, ENERGY, LATENCY, MEMORY
+from analysis.samples import Samples
+from analysis.selection import Selection, select
+from analysis.uncertainty import Uncertainty
+from slim.errors import UserError
+from slim.store import Reader
+
+ASKED = "as asked"
+"""Name of the recommendation for the user's own objectives."""
+
+_MOST_SAMPLED = 200
+"""Configurations of whose runs the raw samples are read; more would be drawn from their intervals."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of the configurations.
+
+    Attributes:
+        objectives: metric keys of the Pareto front, as `analysis.constraints` reads them; empty is accuracy, latency, energy and
+            memory, as far as they were measured. Named ones are also recommended by, balanced.
+        constraints: that every recommended configuration must meet.
+        weights: of the named objectives; empty is equal.
+        deployments: names of `analysis.recommend.DEPLOYMENTS`.
+        draws: how often the measurements are redrawn to say how sure the front is.
+        seed: of the draws.
+    """
+
+    objectives: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    deployments: tuple[str, ...] = tuple(DEPLOYMENTS)
+    draws: int = 2000
+    seed: int = 42
+
+    def check(self) -> None:
+        """Refuse what cannot be read, before a store is.
+
+        Raises:
+            UserError: names what was wrong and what is allowed.
+        """
+        for text in self.constraints:
+            parse_constraint(text)
+        for name in self.deployments:
+            named(name)
+        if self.weights and not self.objectives:
+            raise UserError("weights are of named objectives; name these too")
+        if self.objectives:
+            keys = [objective.key for objective in parse_objectives(self.objectives)]
+            if len(keys) > 1:
+                pareto.check(keys)
+            request(self.objectives, self.constraints, weights=self.weights)
+        if self.draws < 1:
+            raise UserError(f"draws is {self.draws}; it must be at least 1")
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """What was found.
+
+    Attributes:
+        question: what was asked.
+        filters: what was looked at.
+        experiment: that was read.
+        frame: the configurations that were compared, one row each.
+        selection: with what was left out, and why.
+        objectives: metric keys of the front; empty when fewer than two were measured.
+        front: None then.
+        sureness: of the front; None then.
+        recommendations: over all models, the user's own first, else balanced first.
+        by_model: the same for each model alone, by its name in the frame; empty with a single model.
+        samples: raw samples by run id.
+        notes: what a reader has to know, a sentence each.
+    """
+
+    question: Question
+    filters: Filters
+    experiment: str
+    frame: pd.DataFrame
+    selection: Selection
+    objectives: tuple[str, ...]
+    front: Front | None
+    sureness: Uncertainty | None
+    recommendations: tuple[Recommendation, ...]
+    by_model: Mapping[str, tuple[Recommendation, ...]]
+    samples: Mapping[str, Samples]
+    notes: tuple[str, ...]
+
+    @cached_property
+    def names(self) -> Mapping[str, str]:
+        """Names of the configurations by run id, told apart where two bear the same."""
+        rows = zip(self.frame.index, self.frame["configuration"], self.frame["variant"], strict=True)
+        return {str(run_id): f"{name} ({variant})" if variant else name for run_id, name, variant in rows}
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Models that were compared, in the order of their names."""
+        return tuple(sorted(set(self.frame["model"].dropna())))
+
+    @property
+    def hardware(self) -> str:
+        """What it was measured on."""
+        return ", ".join(sorted(set(self.frame["hardware"].dropna())))
+
+
+def make(store: Reader, question: Question | None = None, filters: Filters | None = None) -> Study:
+    """Answer a question from what a store holds.
+
+    Args:
+        store: an experiment.
+        question: None asks for the named deployments.
+        filters: None takes every configuration that passed all checks of its measurement.
+
+    Raises:
+        UserError: the question cannot be read, nothing is there to compare, or what is there cannot be compared with each other.
+        StoreError: the store cannot be read.
+    """
+    question, filters = question or Question(), filters or Filters()
+    question.check()
+    selection = select(store, filters)
+    frame = selection.comparable()
+    if frame.empty:
+        raise UserError(_nothing(store, selection))
+    objectives = _objectives(frame, question)
+    raw: dict[str, Samples] = {}
+    notes = []
+    if len(frame) <= _MOST_SAMPLED:
+        raw = {str(run_id): samples.read(store, store.get(str(run_id))) for run_id in frame.index}
+    else:
+        notes.append(
+            f"Raw samples of {len(frame)} configurations are not read (at most {_MOST_SAMPLED}): their intervals are redrawn."
+        )
+    front = sureness = None
+    if len(objectives) > 1:
+        front = pareto.analyse(frame, objectives)
+        drawn = uncertainty.draw(frame, objectives, raw, draws=question.draws, seed=question.seed)
+        sureness = uncertainty.assess(drawn)
+        if sureness.constant:
+            notes.append(f"Taken as exact, since nothing is known of their noise: {', '.join(sureness.constant)}.")
+    else:
+        notes.append("Fewer than two objectives were measured, so there is no Pareto front.")
+    models = sorted(set(frame["model"].dropna()))
+    each = {model: _recommend(frame[frame["model"] == model], question, filters) for model in models}
+    return Study(
+        question=question,
+        filters=filters,
+        experiment=store.experiment,
+        frame=frame,
+        selection=selection,
+        objectives=objectives,
+        front=front,
+        sureness=sureness,
+        recommendations=_recommend(frame, question, filters),
+        by_model=each if len(models) > 1 else {},
+        samples=raw,
+        notes=tuple(notes),
+    )
+
+
+def _objectives(frame: pd.DataFrame, question: Question) -> tuple[str, ...]:
+    """Metric keys of the front: those that were named, else those of the usual ones that were measured."""
+    wanted = parse_objectives(question.objectives or (ACCURACY, LATENCY, ENERGY, MEMORY))
+    keys = [objective.measured(frame) or (objective.key if question.objectives else None) for objective in wanted]
+    return tuple(key for key in keys if key is not None)
+
+
+def _recommend(frame: pd.DataFrame, question: Question, filters: Filters) -> tuple[Recommendation, ...]:
+    requests = [named(name).demanding(question.constraints) for name in question.deployments]
+    # The balanced answer is the one to read first.
+    requests.sort(key=lambda one: one.name != "balanced")
+    if question.objectives or (question.constraints and not requests):
+        own = question.objectives or (ACCURACY, LATENCY, ENERGY, MEMORY)
+        requests.insert(0, request(own, question.constraints, name=ASKED, weights=question.weights))
+    return tuple(recommend(frame, one, keep_flagged=filters.flagged) for one in requests)
+
+
+def _nothing(store: Reader, selection: Selection) -> str:
+    """Why there is nothing to study, and what to do about it."""
+    kinds: Sequence[str] = list(selection.left_out["kind"])
+    if not kinds:
+        return f"experiment {store.experiment!r} of {store.tracking_uri} holds no configurations; run a sweep first"
+    counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+    told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    flagged = "; flagged measurements can be taken too (--flagged)" if "invalid" in counts else ""
+    return f"nothing is left to study in experiment {store.experiment!r}: {told}{flagged}"

@@ -1,0 +1,182 @@
+"""Options and words that `study` and `report` share."""
+
+from collections.abc import Callable
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from entrypoints import _options as opt
+from slim.errors import ConfigError
+
+if TYPE_CHECKING:
+    from analysis.study import Study
+    from slim.store import Reader
+
+question = opt.options(
+    click.option(
+        "--objectives",
+        type=opt.Names(),
+        default="",
+        help="Metrics of the Pareto front, 2 to 6, or one to recommend by.  [default: accuracy, latency, energy and memory, as measured]",
+    ),
+    click.option(
+        "--constraints",
+        type=opt.TEXT,
+        default="",
+        help="What every recommendation must meet: `accuracy/mean >= 0.98 * baseline; latency/ttft_p95_ms <= 200; non-inferior gsm8k`.",
+    ),
+    click.option("--weights", type=opt.Names(), default="", help="Weights of the objectives, one each.  [default: equal]"),
+    click.option(
+        "--deployments",
+        type=opt.Names(),
+        default="",
+        help="Deployments to recommend for.  [default: balanced, accuracy-critical, latency-critical, energy-constrained, memory-constrained]",
+    ),
+    click.option("--sweeps", type=opt.Names(), default="", help="Run ids of sweeps: only what they measured or found finished."),
+    click.option("--models", type=opt.Names(), default="", help="Only these models, as in the sweep file or by short name."),
+    click.option("--precisions", type=opt.Names(), default="", help="Only these precisions."),
+    click.option("--engines", type=opt.Names(), default="", help="Only these engines."),
+    click.option(
+        "--hardware", type=opt.TEXT, default="", help="Only what was measured on this hardware, as the runs' param says."
+    ),
+    click.option(
+        "--tags", type=opt.Assignments(), default="", help="Only runs with these tags, theirs or their sweep's: `team=search`."
+    ),
+    click.option("--since", type=opt.TEXT, default="", help="Only what ended then or later (UTC), such as 2026-11-01."),
+    click.option(
+        "--group", type=opt.COUNT, default="", help="Number of one group of comparable configurations, where there are several."
+    ),
+    click.option("--flagged", **opt.FLAG, help="Take measurements too that did not pass every check."),
+    click.option(
+        "--published",
+        type=opt.TEXT,
+        default="",
+        help="Study the printed figures of `slim_eval` or `bitsandbytes` instead, from the experiment slim-published.",
+    ),
+    click.option("--draws", type=opt.COUNT, default="", help="Redraws of the measurements.  [default: 2000]"),
+    click.option("--seed", type=opt.WHOLE, default="", help="Seed of the redraws.  [default: 42]"),
+    click.option(
+        "--experiment",
+        type=opt.TEXT,
+        default="",
+        help="MLflow experiment; `mlflow run --experiment-name` goes before it.  [default: slim]",
+    ),
+    click.option(
+        "--tracking-uri",
+        type=opt.TEXT,
+        default="",
+        help="MLflow tracking store.  [default: MLFLOW_TRACKING_URI, else ./mlflow.db]",
+    ),
+)
+
+
+def make(
+    *,
+    objectives: list[str] | None,
+    constraints: str | None,
+    weights: list[str] | None,
+    deployments: list[str] | None,
+    sweeps: list[str] | None,
+    models: list[str] | None,
+    precisions: list[str] | None,
+    engines: list[str] | None,
+    hardware: str | None,
+    tags: dict[str, Any] | None,
+    since: str | None,
+    group: int | None,
+    flagged: bool,
+    published: str | None,
+    draws: int | None,
+    seed: int | None,
+    experiment: str | None,
+    tracking_uri: str | None,
+) -> "tuple[Reader, Study]":
+    """Compute the study that the options ask for; the store stays as it is, but for published figures."""
+    from analysis import study
+    from analysis.filters import Filters
+    from slim.store import Reader, default_tracking_uri, experiment_of
+
+    given = {"objectives": objectives, "deployments": deployments, "draws": draws, "seed": seed}
+    asked = study.Question(
+        constraints=tuple(text.strip() for text in (constraints or "").split(";") if text.strip()),
+        weights=_numbers(weights),
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value is not None},
+    )
+    asked.check()
+    filters = Filters(
+        sweeps=tuple(sweeps or ()),
+        models=tuple(models or ()),
+        precisions=tuple(precisions or ()),
+        engines=tuple(engines or ()),
+        hardware=(hardware,) if hardware else (),
+        tags={name: str(value) for name, value in (tags or {}).items()},
+        since=_moment(since),
+        flagged=flagged,
+        group=group,
+    )
+    uri = tracking_uri or default_tracking_uri()
+    if published:
+        from analysis.published import EXPERIMENT, runs
+        from slim.store import Store, keep
+
+        printed = runs(published)
+        store = Store.open(uri, EXPERIMENT)
+        assert store is not None
+        keep(store, printed)
+        filters = Filters(**{**vars(filters), "tags": {**filters.tags, "slim.published": published}})
+        return store, study.make(store, asked, filters)
+    name = experiment_of(uri, opt.joined_run(), experiment or "slim")
+    reader = Reader.open(uri, name, create=False)
+    if reader is None:
+        raise ConfigError(f"there is no experiment {name!r} in {uri}; run a sweep first, or name another with --experiment")
+    return reader, study.make(reader, asked, filters)
+
+
+def show(console: Console, found: "Study") -> None:
+    """Print the answers, the front and what was left out."""
+    from analysis import evidence
+    from analysis.recommend import sentences
+
+    say: Callable[[str], None] = lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
+    say(f"{len(found.frame)} configurations of {len(found.models)} models on {found.hardware}")
+    for answer in found.recommendations:
+        head, *rest = sentences(answer)
+        console.print()
+        say(head)
+        for line in [*rest, *filter(None, [evidence.confidence(found, answer)])]:
+            say(f"  {line}")
+    console.print()
+    tables = evidence.all_tables(found, found.frame)
+    for name in ("by_model", "front"):
+        if name in tables:
+            table = Table(*tables[name].headers, title=tables[name].title)
+            for row in tables[name].rows:
+                table.add_row(*(cell or "-" for cell in row))
+            for column, align in zip(table.columns, tables[name].align, strict=True):
+                column.justify = "right" if align == "r" else "left"
+            console.print(table)
+    for note in found.notes:
+        say(note)
+    left_out = found.selection.left_out
+    if len(left_out):
+        counts = left_out["kind"].value_counts()
+        say("Left out: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()) + " (reasons in the report)")
+
+
+def _numbers(words: list[str] | None) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in words or ())
+    except ValueError:
+        raise ConfigError(f"--weights: {','.join(words or ())!r} are not numbers separated by commas, such as 2,1,1") from None
+
+
+def _moment(text: str | None) -> date | None:
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text) if len(text) == len("2026-11-01") else datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"--since: {text!r} is no date; give one such as 2026-11-01 or 2026-11-01T12:00") from None
