@@ -16,7 +16,7 @@ from analysis.recommend import Recommendation, sentences
 from analysis.study import Study
 from analysis.tables import Align, Table
 from slim.metrics import format_value
-from slim.store import Store, StoredRun
+from slim.store import TAG, Store, StoredRun
 
 REPORT = "report.html"
 RECOMMENDATIONS = "recommendations.json"
@@ -57,11 +57,11 @@ def write(study: Study, directory: Path, *, formats: Sequence[str] = FORMATS) ->
     data = report.build(
         named,
         title(study),
-        recommendations=[_answer(study, one) for one in study.recommendations],
+        recommendations=[_answer(study, one) for one in study.recommendations if one.objectives],
         tables=list(shown.values()),
         drawn=drawn,
         left_out=[report.Reason(str(row["configuration"]), str(row["reason"])) for _, row in study.selection.left_out.iterrows()],
-        notes=study.notes,
+        notes=[*study.notes, *_unanswered(study)],
     )
     return report.write(data, directory / REPORT)
 
@@ -129,6 +129,8 @@ def all_tables(study: Study, named: pd.DataFrame) -> dict[str, Table]:
     if study.front is not None:
         found["front"] = _places(study)
     found |= tables.every(named)
+    if printed := study.filters.tags.get(TAG.PUBLISHED):
+        found["dominated"] = tables.dominated(published.dominated(printed))
     beside = {f"beside_{name}": tables.beside_published(named, name) for name in published.STUDIES}
     return {name: table for name, table in {**found, **beside}.items() if table.rows}
 
@@ -137,6 +139,8 @@ def confidence(study: Study, answer: Recommendation) -> str:
     """Return how sure a choice is, in a sentence or two; empty when nothing is known about that."""
     if answer.choice is None or study.sureness is None or answer.choice.run_id not in study.sureness.by_run:
         return ""
+    if set(study.sureness.constant) == set(study.objectives):
+        return "Nothing is known of the noise of these figures."
     sure = study.sureness.by_run[answer.choice.run_id]
     told = [
         f"On the Pareto front of {', '.join(study.objectives)} in {sure.probability:.0%} of "
@@ -144,19 +148,17 @@ def confidence(study: Study, answer: Recommendation) -> str:
     ]
     if sure.tied_with:
         told.append(f"Within noise of {', '.join(study.names[run_id] for run_id in sure.tied_with)}.")
-    if answer.choice.flagged is not None:
-        told.append(f"Flagged: {answer.choice.flagged}.")
     return " ".join(told)
 
 
 def _answer(study: Study, answer: Recommendation) -> report.Recommendation:
     said = sentences(answer)
     choice = answer.choice
-    runner_up = next((line for line in said if line.startswith("Runner-up")), "")
+    runner_up = next((line.removeprefix("Runner-up: ") for line in said if line.startswith("Runner-up")), "")
     if choice is None:
         why = " ".join(said).partition(": ")[2]
         return report.Recommendation(answer.request.name, None, why[:1].upper() + why[1:])
-    kept = [line for line in said[1:] if line.startswith(("Meets", "As good", "Does not count"))]
+    kept = [line for line in said[1:] if line.startswith(("Meets", "As good", "Does not count", "Its measurement"))]
     return report.Recommendation(
         objective=answer.request.name,
         choice=study.names[choice.run_id],
@@ -168,22 +170,23 @@ def _answer(study: Study, answer: Recommendation) -> report.Recommendation:
 
 
 def _by_model(study: Study) -> Table:
-    deployments = [answer.request.name for answer in study.recommendations]
+    deployments = [answer.request.name for answer in study.recommendations if answer.objectives]
     rows = []
     for model, answers in study.by_model.items():
-        chosen = {answer.request.name: answer.choice for answer in answers}
-        picked = [chosen[name] for name in deployments]
-        rows.append(
-            (
-                model,
-                *(
-                    "nothing qualifies" if c is None else study.names[c.run_id].partition("/")[2] or c.configuration
-                    for c in picked
-                ),
-            )
-        )
+        chosen = {answer.request.name: _short(study, answer) for answer in answers}
+        rows.append((model, *(chosen[name] for name in deployments)))
     align: list[Align] = ["l" for _ in range(1 + len(deployments))]
     return Table("Recommendation for each model", ("model", *deployments), tuple(rows), tuple(align))
+
+
+def _short(study: Study, answer: Recommendation) -> str:
+    if answer.choice is None:
+        return "nothing qualifies" if answer.objectives else ""
+    return study.names[answer.choice.run_id].partition("/")[2] or answer.choice.configuration
+
+
+def _unanswered(study: Study) -> list[str]:
+    return [sentences(answer)[0] for answer in study.recommendations if not answer.objectives]
 
 
 def _places(study: Study) -> Table:

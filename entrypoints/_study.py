@@ -54,7 +54,7 @@ question = opt.options(
         "--published",
         type=opt.TEXT,
         default="",
-        help="Study the printed figures of `slim_eval` or `bitsandbytes` instead, from the experiment slim-published.",
+        help="Study the printed figures of `slim_eval` or `bnb_llama32_1b` instead, from the experiment slim-published.",
     ),
     click.option("--draws", type=opt.COUNT, default="", help="Redraws of the measurements.  [default: 2000]"),
     click.option("--seed", type=opt.WHOLE, default="", help="Seed of the redraws.  [default: 42]"),
@@ -156,7 +156,7 @@ def show(console: Console, found: "Study") -> None:
             for row in tables[name].rows:
                 table.add_row(*(cell or "-" for cell in row))
             for column, align in zip(table.columns, tables[name].align, strict=True):
-                column.justify = "right" if align == "r" else "left"
+                column.justify, column.overflow = ("right" if align == "r" else "left"), "fold"
             console.print(table)
     for note in found.notes:
         say(note)

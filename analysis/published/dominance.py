@@ -49,9 +49,8 @@ def dominated(name: str) -> tuple[Dominated, ...]:
         on_front = pareto.front(compared, objectives)
         complete = compared[list(objectives)].notna().all(axis=1)
         for run_id in compared.index[complete & ~on_front]:
-            by = [
-                other for other in compared.index[complete] if not pareto.front(compared.loc[[run_id, other]], objectives).iloc[0]
-            ]
+            others = compared.index[complete].drop(run_id)
+            by = [other for other in others if not pareto.front(compared.loc[[run_id, other]], objectives).iloc[0]]
             names = compared["configuration"]
             found.append(Dominated(name, objectives, names[run_id], tuple(names[other] for other in by), hardware))
     return tuple(found)

@@ -9,7 +9,7 @@ from slim.errors import UserError
 
 ACCURACY = "accuracy/mean"
 LATENCY = "latency/e2e_mean_ms or latency/amortized_b8_ms"
-ENERGY = "energy/net_j_per_query or energy/gross_j_per_query"
+ENERGY = "energy/net_j_per_query or energy/gross_j_per_query or energy/net_kwh"
 MEMORY = "memory/required_mib or memory/weights_mib or size/checkpoint_gb"
 
 AS_ACCURATE = "accuracy/mean >= 0.98 * baseline if measured"

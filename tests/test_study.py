@@ -1,0 +1,164 @@
+"""Studies end to end, on the printed figures of a published study in a real store: entry points, the run, its files."""
+
+import json
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+from mlflow import MlflowClient
+
+from analysis import evidence, published, study
+from analysis.filters import Filters
+from analysis.study import Question
+from entrypoints import report as report_entry
+from entrypoints import study as study_entry
+from slim.errors import UserError
+from slim.store import TAG, Store, keep
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIM_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+
+
+@pytest.fixture
+def filled(store: Store) -> Store:
+    """A store with the configurations of SLiM-Eval."""
+    keep(store, published.runs("slim_eval"))
+    return store
+
+
+def invoke(entry: object, store: Store, *words: str) -> Result:
+    arguments = ["--tracking-uri", store.tracking_uri, "--experiment", store.experiment, *words]
+    return CliRunner().invoke(entry, arguments)  # type: ignore[arg-type]
+
+
+def studies(store: Store) -> list[str]:
+    return [run.run_id for run in store.search(f"tags.`{TAG.KIND}` = 'study'")]
+
+
+def test_a_study_is_a_run_with_its_answers_and_evidence(filled: Store, tmp_path: Path) -> None:
+    before = {run.run_id for run in filled.search("")}
+    result = invoke(study_entry.main, filled, "--constraints", "accuracy/gsm8k >= 0.9 * baseline")
+    assert result.exit_code == 0, result.output
+    (run_id,) = studies(filled)
+    assert {run.run_id for run in filled.search("")} == before | {run_id}
+    run = filled.get(run_id)
+    assert run.status == "FINISHED"
+    assert run.params["study.configurations"] == "13"
+    assert run.params["study.constraints"] == "accuracy/gsm8k >= 0.9 * baseline"
+    assert f"Study {run_id}" in result.output
+    assert run.tags[TAG.NOTE].count("\n") == 4
+
+    files = {f.path for f in MlflowClient(filled.tracking_uri).list_artifacts(run_id)}
+    names = {"report.html", "recommendations.json", "configurations.csv", "left_out.csv", "front.csv", "optuna.log"}
+    assert files == names | {"figures", "tables"}
+    answers = json.loads(filled.artifact(run, evidence.RECOMMENDATIONS, tmp_path).read_text())
+    chosen = {one["request"]: one["choice"] for one in answers["recommendations"]}
+    for name, choice in chosen.items():
+        assert run.tags.get(f"{TAG.RECOMMENDED}{name}") == (choice and choice["run_id"])
+    # By hand: of those with 98 % of their baseline's accuracy and 90 % of its GSM8K, Llama at int8 has the least latency.
+    assert chosen["latency-critical"]["configuration"] == "llama-3.2-3b-instruct/gptq-int8@vllm"
+    front = pd.read_csv(filled.artifact(run, "front.csv", tmp_path), index_col="run_id")
+    assert set(front.index[front["rank"] == 0]) == set(answers["front"])
+    assert front["probability"].between(0, 1).all()
+    page = filled.artifact(run, evidence.REPORT, tmp_path).read_text()
+    assert answers["configurations"][run.tags[f"{TAG.RECOMMENDED}balanced"]] in page
+
+
+def test_the_optuna_journal_holds_the_front(filled: Store, tmp_path: Path) -> None:
+    found = study.make(filled)
+    evidence.write(found, tmp_path / "out")
+    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "out" / evidence.OPTUNA))
+    loaded = optuna.load_study(study_name="slim", storage=optuna.storages.JournalStorage(backend))
+    assert found.front is not None
+    assert {trial.user_attrs["run_id"] for trial in loaded.best_trials} == set(found.front.run_ids)
+
+
+def test_a_dry_run_writes_nothing(filled: Store) -> None:
+    result = invoke(study_entry.main, filled, "--dry-run", "--models", "Qwen/Qwen2.5-3B-Instruct")
+    assert result.exit_code == 0, result.output
+    assert "3 configurations of 1 models on A100-80GB" in result.output
+    assert studies(filled) == []
+
+
+def test_a_report_goes_to_a_directory(filled: Store, tmp_path: Path) -> None:
+    result = invoke(report_entry.main, filled, "--out", str(tmp_path / "out"), "--formats", "svg")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
+    assert {p.suffix for p in (tmp_path / "out" / "figures").iterdir()} == {".svg"}
+    assert studies(filled) == []
+
+
+def test_published_figures_are_put_into_the_store_once(store: Store) -> None:
+    for _ in range(2):
+        result = invoke(study_entry.main, store, "--published", "slim_eval", "--dry-run")
+        assert result.exit_code == 0, result.output
+    kept = Store.open(store.tracking_uri, published.EXPERIMENT, create=False)
+    assert kept is not None
+    assert len(kept.configurations()) == 13
+
+
+def test_every_model_has_an_answer_of_its_own(filled: Store) -> None:
+    found = study.make(filled)
+    assert set(found.by_model) == set(found.models)
+    for model, answers in found.by_model.items():
+        for answer in answers:
+            assert answer.choice is None or found.frame.loc[answer.choice.run_id, "model"] == model
+    table = evidence.all_tables(found, found.frame)["by_model"]
+    assert len(table.rows) == 5
+
+
+def test_exact_figures_are_not_called_sure(filled: Store) -> None:
+    found = study.make(filled, Question(draws=10))
+    assert all(
+        evidence.confidence(found, one) in ("", "Nothing is known of the noise of these figures.")
+        for one in found.recommendations
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--objectives", "acuracy/mean"], "near: accuracy/mean"),
+        (["--objectives", "accuracy/mean,accuracy/mean"], "twice"),
+        (["--constraints", "accuracy/mean > 1"], "cannot be read"),
+        (["--deployments", "cheap"], "allowed: accuracy-critical"),
+        (["--weights", "1,2"], "name these too"),
+        (["--objectives", "accuracy/mean,size/checkpoint_gb", "--weights", "1,x"], "not numbers"),
+        (["--models", "nobody/nothing"], "filter models"),
+        (["--since", "yesterday"], "no date"),
+        (["--group", "7"], "allowed: 1 to 1"),
+        (["--published", "nothing"], "allowed: slim_eval"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(filled: Store, words: list[str], told: str) -> None:
+    before = len(filled.search(""))
+    result = invoke(study_entry.main, filled, *words)
+    assert result.exit_code == 2, result.output
+    (line,) = result.output.strip().splitlines()
+    assert line.startswith("Error: ")
+    assert told in line
+    assert len(filled.search("")) == before
+
+
+def test_an_empty_store_says_what_to_do(store: Store, tmp_path: Path) -> None:
+    assert "run a sweep first" in invoke(study_entry.main, store).output
+    absent = tmp_path / "absent.db"
+    result = CliRunner().invoke(study_entry.main, ["--tracking-uri", f"sqlite:///{absent}"])
+    assert result.exit_code == 2
+    assert "there is no experiment 'slim'" in result.output
+    assert not absent.exists()
+
+
+def test_flagged_measurements_are_left_out_and_this_is_said(filled: Store) -> None:
+    for run in filled.configurations():
+        filled.log(run.run_id, tags={TAG.VALIDITY: "warmup_unsettled"})
+    with pytest.raises(UserError, match=r"13 invalid; flagged measurements can be taken too \(--flagged\)"):
+        study.make(filled)
+    found = study.make(filled, filters=Filters(flagged=True))
+    assert len(found.frame) == 13
+    assert all(one.choice is None or one.choice.flagged == "warmup_unsettled" for one in found.recommendations)
