@@ -27,24 +27,17 @@ def test_the_embedded_model_through_mlflow_run(tmp_path: Path) -> None:
         "SLIM_HOME": str(tmp_path / "home"),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    arguments = [
-        "run",
-        ".",
-        "-e",
-        "main",
-        "--env-manager",
-        "local",
-        "-P",
-        "precisions=bf16@vllm,gptq-int4@vllm",
-        "-P",
-        f"set={SMALL}",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "mlflow", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+
+    def run(entry_point: str, **parameters: str) -> str:
+        given = [word for name, value in parameters.items() for word in ("-P", f"{name}={value}")]
+        command = [sys.executable, "-m", "mlflow", "run", ".", "-e", entry_point, "--env-manager", "local", *given]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    said = run("main", precisions="bf16@vllm,gptq-int4@vllm", set=SMALL)
     for part in ("bf16@vllm", "gptq-int4@vllm", "Pareto front of accuracy against size", f"ui --backend-store-uri {uri}", "left"):
-        assert part in done.stdout
+        assert part in said
 
     # MLflow made its run in Default, since no experiment was named; the sweep is in `slim` all the same.
     store = Store.open(uri, "slim", create=False)
@@ -63,3 +56,9 @@ def test_the_embedded_model_through_mlflow_run(tmp_path: Path) -> None:
     assert runs["gptq-int4"].tags[TAG.BASELINE] == runs["bf16"].run_id
     (quantized,) = store.search(f"tags.`{TAG.KIND}` = 'quantize'")
     assert checkpoints.load(store.checkpoint_path(quantized, tmp_path), verify=True).parameters == 134_515_008
+
+    said = run("study", flagged="true", objectives="accuracy/mean,size/checkpoint_gb")
+    (study,) = store.search(f"tags.`{TAG.KIND}` = 'study'")
+    assert f"Study {study.run_id}" in said
+    assert study.tags[f"{TAG.RECOMMENDED}memory-constrained"] in {r.run_id for r in runs.values()}
+    assert "Deploy" in store.artifact(study, "report.html", tmp_path).read_text()

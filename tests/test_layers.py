@@ -53,7 +53,7 @@ def test_the_library_does_not_know_click() -> None:
     "statement",
     [
         "import slim.api, slim.plan, slim.worker, slim.evaluate, slim.quantize, slim.engines, slim.profile",
-        "import analysis.frame, analysis.pareto, analysis.summary",
+        "import analysis.study, analysis.evidence, analysis.summary, analysis.impact, analysis.items",
         *(f"import entrypoints.{p.stem}" for p in sorted((ROOT / "entrypoints").glob("[a-z]*.py"))),
     ],
 )
