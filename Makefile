@@ -4,6 +4,7 @@
 #   PYTHON=3.11      version or path of the interpreter it is made from
 #   CONFIG=...       sweep file of `make demo`
 #   ARGS=...         passed on to pytest or to the resolver
+#   WORKERS=2        processes that run tests, each whole files
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -13,6 +14,7 @@ VENV ?= .venv
 PYTHON ?= 3.11
 CONFIG ?= configs/demo.yaml
 ARGS ?=
+WORKERS ?= 2
 bin := $(abspath $(VENV))/bin
 
 export PYTHON
@@ -40,7 +42,7 @@ demo: env       # The sweep of configs/demo.yaml; what is finished already is re
 	  mlflow run . -e sweep --env-manager local --experiment-name slim -P config="$(CONFIG)"
 
 test: env
-	@"$(bin)/python" -m pytest $(ARGS)
+	@"$(bin)/python" -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: check-code check-docs check-pins
 
