@@ -102,7 +102,7 @@ def keep(store: Store, study: Study, *, join: str | None = None) -> StoredRun:
 
 def title(study: Study) -> str:
     """Return what a study is called: its models, as many as fit."""
-    short = [model.rpartition("/")[2] for model in study.models]
+    short = sorted({name.partition("/")[0] for name in study.names.values()})
     return ", ".join(short) if len(short) <= 3 else f"{len(short)} models"
 
 

@@ -83,8 +83,9 @@ def draw(record: Scatter) -> Any:
 
 def _draw_panel(axis: Any, panel: ScatterPanel, record: Scatter, entries: dict[str, Any], *, name_models: bool) -> None:
     order = dict.fromkeys((p.series, p.precision, p.variant) for p in panel.points)
-    for model in dict.fromkeys(p.model for p in panel.points):
-        own = [p for p in panel.points if p.model == model]
+    # What quantization does to a model on an engine; a line from one engine to the other would say nothing.
+    for served in dict.fromkeys((p.model, p.series.partition("@")[2]) for p in panel.points):
+        own = [p for p in panel.points if (p.model, p.series.partition("@")[2]) == served]
         axis.plot([p.x for p in own], [p.y for p in own], color="#CCCCCC", linewidth=0.7, zorder=1)
     line = sorted((p.x, p.y) for p in panel.points if p.on_front)
     if line:
