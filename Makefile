@@ -42,7 +42,7 @@ demo: env       # The sweep of configs/demo.yaml; what is finished already is re
 	  mlflow run . -e sweep --env-manager local --experiment-name slim -P config="$(CONFIG)"
 
 test: env
-	@"$(bin)/python" -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@"$(bin)/python" -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: check-code check-docs check-pins
 

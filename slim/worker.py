@@ -84,7 +84,7 @@ def failure_of(error: BaseException, stage: Stage | None) -> Failure:
             reason = Reason.OUT_OF_MEMORY
         case _:
             reason, message = Reason.INTERNAL, f"{type(error).__name__}: {message}"
-    return Failure(reason, message[:500])
+    return Failure(reason, message[:1000])
 
 
 @dataclass

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from analysis import pareto
 from analysis.recommend import DEPLOYMENTS, Request, balance, named, recommend, request, sentences
+from analysis.recommend.deployments import ENERGY
 from slim.errors import UserError
 from slim.metrics import Better, get
 from tests.analysis.made import ACCURACY, ENERGY, LATENCY, MEMORY, frame_of, points
@@ -133,7 +134,7 @@ def test_a_missed_verdict_counts_one(frame: pd.DataFrame) -> None:
 def test_what_nothing_has_is_dropped_and_told(frame: pd.DataFrame) -> None:
     answer = recommend(frame, named("balanced"))
     assert answer.objectives == (ACCURACY, LATENCY, MEMORY)
-    assert answer.dropped == {"energy/net_j_per_query or energy/gross_j_per_query": "no configuration has it"}
+    assert answer.dropped == {ENERGY: "no configuration has it"}
     frame["latency/amortized_b8_ms"] = frame[LATENCY]
     stands_in = recommend(frame.drop(columns=[LATENCY, ACCURACY]), named("latency-critical"))
     assert stands_in.replaced == {LATENCY: "latency/amortized_b8_ms"}
