@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from analysis import pareto
-from analysis.recommend import DEPLOYMENTS, Request, balance, named, recommend, request, sentences
-from analysis.recommend.deployments import ENERGY
+from analysis.recommend import DEPLOYMENTS, Request, balance, deployments, named, recommend, request, sentences
 from slim.errors import UserError
 from slim.metrics import Better, get
 from tests.analysis.made import ACCURACY, ENERGY, LATENCY, MEMORY, frame_of, points
@@ -134,7 +133,7 @@ def test_a_missed_verdict_counts_one(frame: pd.DataFrame) -> None:
 def test_what_nothing_has_is_dropped_and_told(frame: pd.DataFrame) -> None:
     answer = recommend(frame, named("balanced"))
     assert answer.objectives == (ACCURACY, LATENCY, MEMORY)
-    assert answer.dropped == {ENERGY: "no configuration has it"}
+    assert answer.dropped == {deployments.ENERGY: "no configuration has it"}
     frame["latency/amortized_b8_ms"] = frame[LATENCY]
     stands_in = recommend(frame.drop(columns=[LATENCY, ACCURACY]), named("latency-critical"))
     assert stands_in.replaced == {LATENCY: "latency/amortized_b8_ms"}
