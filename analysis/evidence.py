@@ -121,14 +121,19 @@ def to_json(study: Study) -> dict[str, Any]:
     }
 
 
-def all_tables(study: Study, named: pd.DataFrame) -> dict[str, Table]:
-    """Return the tables of a study by the name of their files, those with something in them."""
+def answers(study: Study) -> dict[str, Table]:
+    """Return the tables that are about the question itself: recommendations for each model, and the front."""
     found = {}
     if study.by_model:
         found["by_model"] = _by_model(study)
     if study.front is not None:
         found["front"] = _places(study)
-    found |= tables.every(named)
+    return found
+
+
+def all_tables(study: Study, named: pd.DataFrame) -> dict[str, Table]:
+    """Return the tables of a study by the name of their files, those with something in them."""
+    found = answers(study) | tables.every(named)
     if printed := study.filters.tags.get(TAG.PUBLISHED):
         found["dominated"] = tables.dominated(published.dominated(printed))
     beside = {f"beside_{name}": tables.beside_published(named, name) for name in published.STUDIES}

@@ -146,7 +146,7 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
     return apply
 
 
-tracking = options(
+where = options(
     click.option(
         "--experiment",
         type=TEXT,
@@ -156,7 +156,10 @@ tracking = options(
     click.option(
         "--tracking-uri", type=TEXT, default="", help="MLflow tracking store.  [default: MLFLOW_TRACKING_URI, else ./mlflow.db]"
     ),
-    click.option("--dry-run", **FLAG, help="Print the plan, what would be reused and an estimate; run nothing."),
+)
+
+tracking = options(
+    where, click.option("--dry-run", **FLAG, help="Print the plan, what would be reused and an estimate; run nothing.")
 )
 
 which_model = options(

@@ -13,7 +13,7 @@ from slim.errors import ConfigError
 
 if TYPE_CHECKING:
     from analysis.study import Study
-    from slim.store import Reader
+    from slim.store import Store
 
 question = opt.options(
     click.option(
@@ -58,18 +58,7 @@ question = opt.options(
     ),
     click.option("--draws", type=opt.COUNT, default="", help="Redraws of the measurements.  [default: 2000]"),
     click.option("--seed", type=opt.WHOLE, default="", help="Seed of the redraws.  [default: 42]"),
-    click.option(
-        "--experiment",
-        type=opt.TEXT,
-        default="",
-        help="MLflow experiment; `mlflow run --experiment-name` goes before it.  [default: slim]",
-    ),
-    click.option(
-        "--tracking-uri",
-        type=opt.TEXT,
-        default="",
-        help="MLflow tracking store.  [default: MLFLOW_TRACKING_URI, else ./mlflow.db]",
-    ),
+    opt.where,
 )
 
 
@@ -93,11 +82,11 @@ def make(
     seed: int | None,
     experiment: str | None,
     tracking_uri: str | None,
-) -> "tuple[Reader, Study]":
+) -> "tuple[Store, Study]":
     """Compute the study that the options ask for; the store stays as it is, but for published figures."""
     from analysis import study
     from analysis.filters import Filters
-    from slim.store import Reader, default_tracking_uri, experiment_of
+    from slim.store import Store, default_tracking_uri, experiment_of
 
     given = {"objectives": objectives, "deployments": deployments, "draws": draws, "seed": seed}
     asked = study.Question(
@@ -120,7 +109,7 @@ def make(
     uri = tracking_uri or default_tracking_uri()
     if published:
         from analysis.published import EXPERIMENT, runs
-        from slim.store import Store, keep
+        from slim.store import keep
 
         printed = runs(published)
         store = Store.open(uri, EXPERIMENT)
@@ -129,10 +118,10 @@ def make(
         filters = Filters(**{**vars(filters), "tags": {**filters.tags, "slim.published": published}})
         return store, study.make(store, asked, filters)
     name = experiment_of(uri, opt.joined_run(), experiment or "slim")
-    reader = Reader.open(uri, name, create=False)
-    if reader is None:
+    store = Store.open(uri, name, create=False)
+    if store is None:
         raise ConfigError(f"there is no experiment {name!r} in {uri}; run a sweep first, or name another with --experiment")
-    return reader, study.make(reader, asked, filters)
+    return store, study.make(store, asked, filters)
 
 
 def show(console: Console, found: "Study") -> None:
@@ -149,15 +138,13 @@ def show(console: Console, found: "Study") -> None:
         for line in [*rest, *filter(None, [evidence.confidence(found, answer)])]:
             say(f"  {line}")
     console.print()
-    tables = evidence.all_tables(found, found.frame)
-    for name in ("by_model", "front"):
-        if name in tables:
-            table = Table(*tables[name].headers, title=tables[name].title)
-            for row in tables[name].rows:
-                table.add_row(*(cell or "-" for cell in row))
-            for column, align in zip(table.columns, tables[name].align, strict=True):
-                column.justify, column.overflow = ("right" if align == "r" else "left"), "fold"
-            console.print(table)
+    for answered in evidence.answers(found).values():
+        table = Table(*answered.headers, title=answered.title)
+        for row in answered.rows:
+            table.add_row(*(cell or "-" for cell in row))
+        for column, align in zip(table.columns, answered.align, strict=True):
+            column.justify, column.overflow = ("right" if align == "r" else "left"), "fold"
+        console.print(table)
     for note in found.notes:
         say(note)
     left_out = found.selection.left_out

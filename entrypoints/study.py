@@ -21,16 +21,13 @@ def main(dry_run: bool, **values: Any) -> None:
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 160)
-    reader, found = _study.make(**values)
+    store, found = _study.make(**values)
     _study.show(console, found)
     if dry_run:
         opt.explain_joined_run("A dry run: nothing was written.")
         return
     from analysis import evidence
-    from slim.store import Store
 
-    store = Store.open(reader.tracking_uri, reader.experiment)
-    assert store is not None
     run = evidence.keep(store, found, join=opt.joined_run())
     address = store.tracking_uri.rstrip("/") if store.tracking_uri.startswith("http") else "http://127.0.0.1:5000"
     console.print(

@@ -14,11 +14,8 @@ from slim.errors import UserError
 
 __all__ = ["Absent", "Drawn", "Record", "Samples", "compute_all", "draw_all", "encode"]
 
-ACCURACY = ("accuracy/mean",)
-LATENCY = ("latency/e2e_mean_ms", "latency/amortized_b8_ms")
-ENERGY = ("energy/net_j_per_query", "energy/net_j_per_output_token", "energy/net_kwh")
+ACCURACY, LATENCY, ENERGY, SIZE = (heat.PERFORMANCE[name] for name in ("Accuracy", "Latency", "Energy", "Size"))
 MEMORY = ("memory/required_mib", "memory/peak_mib", "memory/mean_mib", "memory/weights_mib")
-SIZE = ("size/checkpoint_gb",)
 THROUGHPUT = ("throughput/output_tokens_per_s", "throughput/requests_per_s")
 
 

@@ -164,13 +164,9 @@ def draw(record: Bars) -> Any:
     for axis, panel in zip(axes, record.panels, strict=False):
         for text, handle in _draw_panel(axis, panel, record, room).items():
             entries.setdefault(text, handle)
-    for axis in axes[len(record.panels) :]:
-        axis.set_visible(False)
     for axis in axes[: len(record.panels) : columns]:
         axis.set_ylabel(record.value_label)
-    figure.suptitle(record.title)
-    style.legend(figure, entries)
-    return figure
+    return style.finish(figure, axes[len(record.panels) :], record.title, entries)
 
 
 def _draw_panel(axis: Any, panel: BarPanel, record: Bars, room_in: float) -> dict[str, Any]:

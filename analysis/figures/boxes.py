@@ -75,7 +75,4 @@ def draw(record: Boxes) -> Any:
         axis.set_xlabel(panel.label)
         axis.grid(axis="x")
         axis.tick_params(axis="y", length=0)
-    for axis in axes[len(record.panels) :]:
-        axis.set_visible(False)
-    figure.suptitle(record.title)
-    return figure
+    return style.finish(figure, axes[len(record.panels) :], record.title)

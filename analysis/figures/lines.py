@@ -62,8 +62,4 @@ def draw(record: Lines) -> Any:
     axes[0].set_ylim(bottom=0)  # shared, so after all curves
     for axis in axes[:count:columns]:
         axis.set_ylabel(record.y_label)
-    for axis in axes[count:]:
-        axis.set_visible(False)
-    figure.suptitle(record.title)
-    style.legend(figure, entries)
-    return figure
+    return style.finish(figure, axes[count:], record.title, entries)

@@ -96,8 +96,4 @@ def draw(record: Radar) -> Any:
         axis.spines[:].set_visible(False)
         if count > 1:
             axis.set_title(panel.title, pad=12)
-    for axis in axes[count:]:
-        axis.set_visible(False)
-    figure.suptitle(record.title)
-    style.legend(figure, entries)
-    return figure
+    return style.finish(figure, axes[count:], record.title, entries)

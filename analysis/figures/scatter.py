@@ -74,11 +74,7 @@ def draw(record: Scatter) -> Any:
         _draw_panel(axis, panel, record, entries, name_models=1 < len(models) <= 12 and len(panel.points) <= 60)
         axis.set_xlabel(record.x_label)
         axis.set_ylabel(record.y_label)
-    for axis in axes[count:]:
-        axis.set_visible(False)
-    figure.suptitle(record.title)
-    style.legend(figure, entries)
-    return figure
+    return style.finish(figure, axes[count:], record.title, entries)
 
 
 def _draw_panel(axis: Any, panel: ScatterPanel, record: Scatter, entries: dict[str, Any], *, name_models: bool) -> None:

@@ -1,6 +1,6 @@
 """How every figure looks: sizes for a paper, colours that people with any colour vision tell apart, files without dates."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
@@ -101,7 +101,17 @@ def wrapped(text: str, width: int) -> str:
     return "\n".join([*lines, line])
 
 
-def legend(figure: Any, entries: dict[str, Any]) -> None:
+def finish(figure: Any, spare: Iterable[Any], title: str, entries: Mapping[str, Any] | None = None) -> Any:
+    """Hide the axes of a grid that hold no panel, put title and legend on, and return the figure."""
+    for axis in spare:
+        axis.set_visible(False)
+    figure.suptitle(title)
+    if entries is not None:
+        legend(figure, entries)
+    return figure
+
+
+def legend(figure: Any, entries: Mapping[str, Any]) -> None:
     """Put one legend for all panels below the figure, in as many columns as fit."""
     if entries:
         entry_in = 0.42 + 0.056 * max(len(text) for text in entries)
