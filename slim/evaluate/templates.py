@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
+from jinja2 import Template
 from lm_eval.utils import env
 
 
@@ -20,8 +21,16 @@ def compiled_once() -> Iterator[None]:
     if "from_string" in vars(env):
         yield
         return
+    compile_one = env.from_string
+
+    def compiled(source: str) -> Template:
+        template: Template = compile_one(source)
+        # Jinja goes through its chain of scopes at each rendering, which takes longer than a short template.
+        template.globals = dict(template.globals)
+        return template
+
     # On the instance, so that it hides the method of the class until the block ends.
-    vars(env)["from_string"] = cache(env.from_string)
+    vars(env)["from_string"] = cache(compiled)
     try:
         yield
     finally:

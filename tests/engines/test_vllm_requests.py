@@ -1,6 +1,8 @@
 """How scoring becomes requests to vLLM, without an engine."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from slim.engines import ScoreRequest
 
@@ -9,29 +11,54 @@ requests = pytest.importorskip("slim.engines.vllm_requests")
 BLOCK = 16
 
 
-def reading(context: int, *continuations: tuple[int, ...]) -> list[bool]:
-    """Whether each continuation's job may read the cache, for a context of so many tokens."""
+def jobs_of(context: int, *continuations: tuple[int, ...]) -> list[tuple[int, tuple[tuple[int, ...], ...]]]:
+    """Tokens of each job's context and the continuations it scores, for a context of so many tokens."""
     request = ScoreRequest((1,) * context, continuations, greedy=False)
-    return [job.read_cache for job in requests.scoring_jobs(0, request, 4096, BLOCK)]
+    return [(len(job.context), job.continuations) for job in requests.scoring_jobs(0, request, 4096, BLOCK)]
 
 
 @pytest.mark.parametrize(
     ("context", "continuations", "expected"),
     [
-        # Two tokens are missing to a full block.
-        (14, ((5, 6, 7), (5, 8, 9), (5, 6, 9), (5, 6)), [True, True, False, True]),
+        # Two tokens are missing to a full block: what two begin with is scored once, the rest of each after it.
+        (
+            14,
+            ((5, 6, 7, 8), (5, 8, 9), (5, 6, 9), (5, 6)),
+            [(14, ((5, 6),)), (14, ((5, 6, 7), (5, 6, 9))), (17, ((8,),)), (14, ((5, 8, 9),))],
+        ),
         # The context ends with a block, which then is in the cache for all that follow.
-        (16, ((5, 6), (7, 8), (9, 9)), [True, False, False]),
+        (16, ((5, 6), (7, 8, 9)), [(16, ((5,), (7,))), (17, ((6,),)), (17, ((8, 9),))]),
+        (16, ((5,), (7, 8)), [(16, ((5,),)), (16, ((7,),)), (17, ((8,),))]),
+        (16, ((7, 8),), [(16, ((7, 8),))]),
         # No continuation reaches the end of the block.
-        (17, ((5, 6), (5, 6), (5, 7)), [True, True, True]),
+        (17, ((5, 6), (5, 6), (5, 7)), [(17, ((5, 6),)), (17, ((5, 6),)), (17, ((5, 7),))]),
         # Candidates for one place have no rows in the prompt that the cache could swallow.
-        (16, ((5,), (6,)), [True]),
+        (16, ((5,), (6,)), [(16, ((5,), (6,)))]),
     ],
 )
-def test_what_an_earlier_answer_leaves_in_the_cache_is_not_asked_in_vain(
-    context: int, continuations: tuple[tuple[int, ...], ...], expected: list[bool]
+def test_what_continuations_begin_with_is_scored_once(
+    context: int, continuations: tuple[tuple[int, ...], ...], expected: list[tuple[int, tuple[tuple[int, ...], ...]]]
 ) -> None:
-    assert reading(context, *continuations) == expected
+    assert jobs_of(context, *continuations) == expected
+
+
+@given(st.integers(1, 40), st.lists(st.lists(st.integers(2, 4), min_size=1, max_size=BLOCK).map(tuple), min_size=1, max_size=6))
+def test_nothing_is_asked_of_the_cache_in_vain(context: int, continuations: list[tuple[int, ...]]) -> None:
+    """With a cache of blocks as vLLM's: each row that a job reads is computed by it, and every token is scored once."""
+    request = ScoreRequest((1,) * context, tuple(continuations), greedy=False)
+    cache: set[tuple[int, ...]] = set()
+    scored: dict[int, dict[int, tuple[int, ...]]] = {}
+    for job in requests.scoring_jobs(0, request, 4096, BLOCK):
+        ends = range(BLOCK, len(job.prompt) + 1, BLOCK)
+        cached = max((end for end in ends if end < len(job.prompt) and job.prompt[:end] in cache), default=0)
+        if len(job.continuations[0]) > 1:
+            assert cached < len(job.context)
+        cache.update(job.prompt[:end] for end in ends)
+        for place, continuation in zip(job.places, job.continuations, strict=True):
+            assert job.context + continuation == (request.context + continuations[place])[: len(job.context) + len(continuation)]
+            assert job.part not in scored.setdefault(place, {})
+            scored[place][job.part] = continuation
+    assert [scored[p][0] + scored[p].get(1, ()) for p in range(len(continuations))] == continuations
 
 
 def test_all_single_tokens_of_a_context_are_one_request() -> None:
