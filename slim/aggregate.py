@@ -8,6 +8,9 @@ from slim.stats import mean_interval, relative_spread
 MAX_SPREAD = 0.10
 """Repeats that spread further than this are flagged."""
 
+_SAME_KEY = "throughput/best_concurrency"
+"""Where energy and throughput were measured: repeats that found another place are not repeats of one measurement."""
+
 _SPREAD_KEYS = ("latency/e2e_mean_ms", "throughput/output_tokens_per_s", "energy/net_j_per_query")
 
 
@@ -27,6 +30,8 @@ def combine_repeats(repeats: Sequence[Mapping[str, float]]) -> tuple[dict[str, f
         if key.endswith(("_ci_low", "_ci_high")) or not all(key in metrics for metrics in repeats):
             continue
         values = [metrics[key] for metrics in repeats]
+        if key == _SAME_KEY and min(values) < max(values):
+            continue
         if key == "validity/ok":
             combined[key] = min(values)
             continue
@@ -36,6 +41,8 @@ def combine_repeats(repeats: Sequence[Mapping[str, float]]) -> tuple[dict[str, f
         if interval is not None and metric is not None and metric.better is not Better.NEITHER and min(values) < max(values):
             combined[f"{key}_ci_low"], combined[f"{key}_ci_high"] = interval.low, interval.high
     reasons = [f"repeats_spread:{key}" for key in _SPREAD_KEYS if key in combined and _spread(repeats, key) > MAX_SPREAD]
+    if len({metrics.get(_SAME_KEY) for metrics in repeats}) > 1:
+        reasons.append(f"repeats_differ:{_SAME_KEY}")
     if reasons:
         combined["validity/ok"] = 0.0
     return combined, reasons

@@ -35,6 +35,15 @@ def test_repeats_that_spread_too_far_are_flagged() -> None:
     assert combined["validity/ok"] == 0.0
 
 
+def test_repeats_whose_best_concurrency_differs_are_flagged() -> None:
+    """Their energy and throughput are those of different loads; the mean of 8 and 32 would be a concurrency that nobody tried."""
+    repeats = [{"throughput/best_concurrency": v, "energy/net_j_per_query": 1.0, "validity/ok": 1.0} for v in (8.0, 32.0)]
+    combined, reasons = aggregate.combine_repeats(repeats)
+    assert reasons == ["repeats_differ:throughput/best_concurrency"]
+    assert combined == {"energy/net_j_per_query": 1.0, "validity/ok": 0.0}
+    assert aggregate.combine_repeats([repeats[0]] * 2)[0]["throughput/best_concurrency"] == 8.0
+
+
 def test_one_invalid_repeat_makes_the_configuration_invalid() -> None:
     combined, _ = aggregate.combine_repeats([{"validity/ok": 1.0}, {"validity/ok": 0.0}])
     assert combined["validity/ok"] == 0.0

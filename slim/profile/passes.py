@@ -112,9 +112,14 @@ def measure_point(engine: Engine, requests: Sequence[GenerationRequest], concurr
 
 
 def _get_ready(engine: Engine, requests: Sequence[GenerationRequest], concurrency: int) -> list[Completion]:
-    """Generate a few tokens at a concurrency: what its shapes cost once would be a large part of a short measurement."""
-    short = [replace(r, max_tokens=min(r.max_tokens, WARMUP_TOKENS)) for r in requests[:concurrency]]
-    return engine.generate(short, concurrency)
+    """Generate at a concurrency: what its shapes cost once would be a large part of a short measurement.
+
+    A few tokens are enough for an engine that has its cache beforehand. One whose cache grows meets a new shape, and asks the
+    device for memory, with each token up to the last.
+    """
+    grows = engine.info.kv_capacity_tokens is None
+    some = [r if grows else replace(r, max_tokens=min(r.max_tokens, WARMUP_TOKENS)) for r in requests[:concurrency]]
+    return engine.generate(some, concurrency)
 
 
 def _ready_point(engine: Engine, requests: Sequence[GenerationRequest], concurrency: int) -> CurvePoint:

@@ -106,19 +106,22 @@ def test_the_curve_ends_when_it_stops_growing_or_at_what_the_engine_takes() -> N
     assert [p.concurrency for p in limited] == [1, 2, 4]
 
 
-def test_what_a_new_shape_costs_once_is_not_measured() -> None:
+@pytest.mark.parametrize("capacity", [4096, None])
+def test_what_a_new_shape_costs_once_is_not_measured(capacity: int | None) -> None:
     class Preparing(FakeEngine):
-        """Takes 100 s more for the first batch of each size."""
+        """Takes 100 s more for the first batch of each size and, where its cache grows, of each length."""
 
         def generate(self, requests, concurrency):  # type: ignore[no-untyped-def]
-            if concurrency not in seen:
-                seen.add(concurrency)
+            lengths = range(requests[0].max_tokens) if self.info.kv_capacity_tokens is None else [0]
+            for shape in {(concurrency, length) for length in lengths} - seen:
+                seen.add(shape)
                 self.clock.advance(100.0)
             return super().generate(requests, concurrency)
 
-    seen: set[int] = set()
-    requests = workload.requests(workload.prompts(TEXT, 16, 20, 1), 5)
-    spec = EngineSpec("fake", Path(), "bfloat16", {"decode_step_s": STEP_S, "extra_sequence_s": EXTRA_S})
+    seen: set[tuple[int, int]] = set()
+    requests = workload.requests(workload.prompts(TEXT, 16, 20, 1), 12)
+    options = {"decode_step_s": STEP_S, "extra_sequence_s": EXTRA_S, "kv_capacity_tokens": capacity}
+    spec = EngineSpec("fake", Path(), "bfloat16", options)
     plain, preparing = FakeEngine(spec, VirtualClock()), Preparing(spec, VirtualClock())
     curves = [passes.throughput(one, requests, (1, 2, 4), 1, ignore_progress) for one in (plain, preparing)]
     assert [p.wall_s for p in curves[0]] == pytest.approx([p.wall_s for p in curves[1]])

@@ -1,0 +1,110 @@
+"""The analysis on real measurements: 13 configurations on NVIDIA H200s, in two repeats."""
+
+import re
+from typing import Any
+
+import pytest
+
+from analysis import study
+from analysis.filters import Filters
+from slim.errors import UserError
+from slim.provenance import ROOT
+from slim.store import Store
+from tests import measured
+
+DATA = ROOT / "tests" / "data" / "h200"
+PAGE = ROOT / "docs" / "results-h200.md"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    directory = tmp_path_factory.mktemp("h200")
+    uri = f"sqlite:///{directory}/mlflow.db"
+    measured.restored(DATA, uri, directory / "artifacts")
+    found = Store.open(uri, "slim", create=False)
+    assert found is not None
+    return found
+
+
+def by_name(kind: str) -> dict[str, list[dict[str, float]]]:
+    """Metrics of the runs of a kind, by configuration without the prefix that all have, in the order of their repeats."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for row in measured.rows(DATA):
+        if row["tags"]["slim.kind"] == kind:
+            found.setdefault(row["tags"]["slim.config"].removeprefix("synthetic-"), []).append(row["metrics"])
+    return found
+
+
+def test_the_page_says_what_was_measured() -> None:
+    """Each row of its tables is made again from the runs."""
+    lines = PAGE.read_text().splitlines()
+    profiles, configurations = by_name("profile"), by_name("configuration")
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+    headers = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| configuration")]
+    seen = set()
+    for row in rows:
+        header = next(h for h in headers if len(h) == len(row))
+        name = next(n for n in profiles if n.startswith(f"{row[0]}@"))
+        seen.add(name)
+        for title, cell in list(zip(header, row, strict=True))[1:]:
+            key, places = COLUMNS[title]
+            if "[" in cell:
+                (all_repeats,) = configurations[name]
+                expected = f"{all_repeats[key]:,.{places}f} [{all_repeats[key + '_ci_low']:,.{places}f}, {all_repeats[key + '_ci_high']:,.{places}f}]"
+            else:
+                each = [f"{repeat[key]:,.{places}f}" for repeat in profiles[name]]
+                expected = " / ".join(each if "/" in cell else dict.fromkeys(each))
+            assert cell == expected, (name, title)
+    assert seen == profiles.keys()
+
+
+COLUMNS = {
+    "TTFT ms": ("latency/ttft_mean_ms", 1),
+    "TPOT ms": ("latency/tpot_mean_ms", 3),
+    "best tok/s": ("throughput/output_tokens_per_s", 0),
+    "batch of 8, ms": ("latency/amortized_b8_ms", 1),
+    "weights MiB": ("memory/weights_mib", 0),
+    "required MiB": ("memory/required_mib", 0),
+    "net J/output token": ("energy/net_j_per_output_token", 4),
+    "gross J/query": ("energy/gross_j_per_query", 2),
+    "counter ratio": ("energy/counter_ratio", 3),
+    "MBU": ("efficiency/mbu", 2),
+    "GPU busy %": ("gpu/utilization_mean_pct", 0),
+    "batch of 32, requests/s": ("throughput/bmax_n32_requests_per_s", 1),
+    "one by one, requests/s": ("throughput/b1_n32_requests_per_s", 2),
+}
+"""Metric and decimals of a column of the page."""
+
+
+def answer(store: Store, flagged: bool) -> Any:
+    filters = Filters(engines=("vllm",), flagged=flagged)
+    return study.make(store, study.Question(draws=200), filters)
+
+
+def test_flagged_measurements_are_left_out_unless_asked_for(store: Store) -> None:
+    with pytest.raises(UserError, match="9 invalid, 4 filtered; flagged measurements can be taken too"):
+        answer(store, flagged=False)
+
+
+def test_a_study_of_them(store: Store) -> None:
+    found = answer(store, flagged=True)
+    assert len(found.frame) == 9
+    assert found.front is not None and found.sureness is not None
+    chosen = {r.request.name: r.choice.configuration for r in found.recommendations if r.choice}
+    # Least memory: the smallest int4; least latency: what has the lowest of them all.
+    assert chosen["memory-constrained"].endswith("qwen2.5-3b/gptq-int4@vllm")
+    for model in ("llama-3.2-3b", "qwen2.5-3b", "gemma-3-4b"):
+        mine = found.frame[found.frame["configuration"].str.contains(re.escape(model))].set_index("precision")
+        assert mine.loc["gptq-int4", "memory/required_mib"] < 0.4 * mine.loc["bf16", "memory/required_mib"]
+        assert mine.loc["gptq-int8", "energy/net_j_per_output_token"] < 0.8 * mine.loc["bf16", "energy/net_j_per_output_token"]
+
+
+def test_what_the_page_says_of_repeats() -> None:
+    """TPOT on vLLM: seven of nine configurations within 2 % between their repeats."""
+    spreads = {}
+    for name, repeats in by_name("profile").items():
+        if name.endswith("@vllm"):
+            first, second = (r["latency/tpot_mean_ms"] for r in repeats)
+            spreads[name] = abs(first - second) / min(first, second)
+    assert sum(spread < 0.02 for spread in spreads.values()) == 7
+    assert max(spreads.values()) < 0.09
