@@ -216,6 +216,8 @@ def _text(height: float, digits: int | None) -> str:
 
 
 def _print_value(axis: Any, place: float, top: float, text: str, *, down: bool, turned: bool) -> None:
+    from matplotlib.patheffects import withStroke
+
     axis.annotate(
         text,
         (place, top),
@@ -224,6 +226,9 @@ def _print_value(axis: Any, place: float, top: float, text: str, *, down: bool, 
         ha="center",
         va="top" if down else "bottom",
         rotation=90 if turned else 0,
+        # The line of the baseline may lie behind it.
+        path_effects=[withStroke(linewidth=2.0, foreground="white")],
+        zorder=5,
     )
 
 
