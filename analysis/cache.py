@@ -3,13 +3,18 @@
 The copy only saves time: every reading asks the store what changed since (`slim.store.bulk` says what is noticed and what is not), and
 a copy that is missing, damaged or of another version is left alone and written anew. Of the store's address only a hash is kept, since
 addresses may hold passwords. Stage runs are not in it: they are many, and few of them are ever looked at.
+
+A copy is one file with all runs, and a second, small one with what changed since, which alone is written again while little has. The
+second bears the name of the first that it belongs to, and the two together are a snapshot as the first alone is. So whatever several
+readers at once leave behind is a snapshot of some moment, and the next reading goes on from there.
 """
 
 import contextlib
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Mapping
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,12 +23,30 @@ import numpy as np
 
 from slim import files
 from slim.store import Kind, Reader, Snapshot, StoredRun
+from slim.store.bulk import newest_first
 
-FORMAT = 1
+FORMAT = 2
 """Raised when what a copy holds, or means, changes."""
 KINDS: tuple[Kind, ...] = ("configuration", "sweep")
+SHARE = 0.1
+"""Of the runs, so many may be in the second file; when more changed, all is written."""
 
 _HEADER = b"slim"
+
+
+@dataclass(frozen=True, eq=False)
+class Copy:
+    """A copy as it was read.
+
+    Attributes:
+        snapshot: what it says.
+        name: of its first file, another one each time that this is written.
+        whole: the runs of its first file, by id.
+    """
+
+    snapshot: Snapshot
+    name: str
+    whole: Mapping[str, StoredRun]
 
 
 def runs(store: Reader, *, whole: bool = False) -> tuple[StoredRun, ...]:
@@ -38,34 +61,79 @@ def runs(store: Reader, *, whole: bool = False) -> tuple[StoredRun, ...]:
     """
     path = place(store)
     known = None if whole else load(path)
-    snapshot = store.snapshot(KINDS, known)
-    if known is None or snapshot != known:
+    snapshot = store.snapshot(KINDS, known.snapshot if known is not None else None)
+    if known is None or snapshot != known.snapshot:
         # A full disk or a directory without write permission costs time at the next reading, nothing else.
         with contextlib.suppress(OSError):
-            save(path, snapshot)
+            save(path, snapshot, known)
     return snapshot.runs
 
 
 def place(store: Reader) -> Path:
-    """Return the file of a store's copy."""
+    """Return the first file of a store's copy."""
     named = "\n".join((store.tracking_uri, store.experiment, str(store.experiment_id)))
     return files.home() / "runs" / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.parquet"
 
 
-def save(path: Path, snapshot: Snapshot) -> None:
-    """Write a copy aside and put it into its place.
+def second(path: Path) -> Path:
+    """Return the second file of a copy, given its first."""
+    return path.with_suffix(".changes.parquet")
+
+
+def save(path: Path, snapshot: Snapshot, known: Copy | None = None) -> None:
+    """Write a copy, each file aside and then into its place.
+
+    Args:
+        path: its first file.
+        snapshot: what it is to say.
+        known: the copy that is there; None writes all.
 
     Raises:
         OSError: it cannot be written.
     """
+    header = {"format": FORMAT, "state": snapshot.state, "mark": snapshot.mark}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if known is not None:
+        ids = {run.run_id for run in snapshot.runs}
+        gone = [run_id for run_id in known.whole if run_id not in ids]
+        changed = [run for run in snapshot.runs if known.whole.get(run.run_id) != run]
+        if len(gone) + len(changed) <= SHARE * len(known.whole):
+            _write(second(path), changed, {**header, "of": known.name, "gone": gone})
+            return
+    _write(path, snapshot.runs, {**header, "name": uuid.uuid4().hex})
+    second(path).unlink(missing_ok=True)
+
+
+def load(path: Path) -> Copy | None:
+    """Return a copy; None where there is none, or none that this version wrote whole."""
+    first = _read(path)
+    if first is None:
+        return None
+    found, header = first
+    try:
+        whole, name = {run.run_id: run for run in found}, str(header["name"])
+        later = _read(second(path))
+        if later is None or later[1]["of"] != name:
+            return Copy(Snapshot(tuple(found), header["state"], header["mark"]), name, whole)
+        changed, header = later
+        left = set(header["gone"])
+        together = {run_id: run for run_id, run in whole.items() if run_id not in left} | {run.run_id: run for run in changed}
+        return Copy(Snapshot(newest_first(together.values()), header["state"], header["mark"]), name, whole)
+    except (KeyError, TypeError):
+        return None
+
+
+def _write(path: Path, found: Sequence[StoredRun], header: Mapping[str, Any]) -> None:
+    """Write runs aside and put the file into its place."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    found = snapshot.runs
-    header = {"format": FORMAT, "state": snapshot.state, "mark": snapshot.mark}
     table = pa.table(
         {
-            **{name: [getattr(run, name) for run in found] for name in ("run_id", "kind", "name", "status", "artifact_uri")},
+            **{
+                name: pa.array([getattr(run, name) for run in found], pa.string())
+                for name in ("run_id", "kind", "name", "status", "artifact_uri")
+            },
             "start_unix_s": pa.array([run.start_unix_s for run in found], pa.float64()),
             "end_unix_s": pa.array([run.end_unix_s for run in found], pa.float64()),
             "model_ids": pa.array([list(run.model_ids) for run in found], pa.list_(pa.string())),
@@ -74,8 +142,7 @@ def save(path: Path, snapshot: Snapshot) -> None:
             "metrics": _packed((run.metrics for run in found), pa.float64()),
         }
     ).replace_schema_metadata({_HEADER: json.dumps(header).encode()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         # The checksums tell a damaged file from a whole one.
         pq.write_table(table, aside, compression="lz4", write_page_checksum=True)
@@ -84,8 +151,8 @@ def save(path: Path, snapshot: Snapshot) -> None:
         aside.unlink(missing_ok=True)
 
 
-def load(path: Path) -> Snapshot | None:
-    """Return a copy; None where there is none, or none that this version wrote whole."""
+def _read(path: Path) -> tuple[list[StoredRun], dict[str, Any]] | None:
+    """The inverse of `_write`; None for what this version did not write whole."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -98,8 +165,7 @@ def load(path: Path) -> Snapshot | None:
         mappings = [_unpacked(table[name].combine_chunks()) for name in ("params", "metrics", "tags")]
         rest = [table[name].to_pylist() for name in ("start_unix_s", "end_unix_s", "model_ids", "artifact_uri")]
         rest[2] = [tuple(model_ids) for model_ids in rest[2]]
-        found = tuple(StoredRun(*values) for values in zip(*columns, *mappings, *rest, strict=True))
-        return Snapshot(found, header["state"], header["mark"])
+        return [StoredRun(*values) for values in zip(*columns, *mappings, *rest, strict=True)], header
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
         return None
 

@@ -11,11 +11,26 @@ VERDICT = "verdict/"
 
 IDENTITY = ("model", "revision", "precision", "method", "engine", "hardware")
 
+SETTINGS = tuple(
+    f"quantize.{name}"
+    for name in (
+        "weight_bits",
+        "activation_bits",
+        "group_size",
+        "calibration",
+        "calibration_samples",
+        "calibration_tokens",
+        "max_tokens",
+        "damping",
+    )
+)
+"""Params that say how a configuration was quantized, beyond its precision. Not what came of it, such as the number of layers."""
+
 
 def from_runs(runs: Iterable[StoredRun]) -> pd.DataFrame:
     """Return one row a configuration run, indexed by run id.
 
-    Columns: ``configuration``, ``status``, the identifying params, ``baseline`` (run id), ``failure``, ``validity`` (reasons),
+    Columns: ``configuration``, ``status``, the identifying params, `SETTINGS` as text, ``baseline`` (run id), ``failure``, ``validity`` (reasons),
     ``comparison`` (settings of the comparison with the baseline, as JSON), ``comparison_refused`` (why there is none),
     ``verdict/<task>`` and every metric under its key. What a run lacks is missing (NaN or None), never 0.
     """
@@ -25,6 +40,7 @@ def from_runs(runs: Iterable[StoredRun]) -> pd.DataFrame:
             "configuration": run.tags.get(TAG.CONFIG, run.name),
             "status": run.status,
             **{name: run.params.get(name) for name in IDENTITY},
+            **{name: run.params[name] for name in SETTINGS if name in run.params},
             "baseline": run.tags.get(TAG.BASELINE),
             "failure": run.tags.get(TAG.FAILURE),
             "validity": run.tags.get(TAG.VALIDITY),

@@ -8,6 +8,7 @@ from itertools import combinations
 
 import pandas as pd
 
+from analysis import cells
 from slim import precisions
 from slim.impact import accuracies, relative, share
 from slim.metrics import find
@@ -68,7 +69,7 @@ def relative_accuracy(frame: pd.DataFrame) -> pd.DataFrame:
     keys = accuracies(_metric_keys(table))
     shares = {
         key: [
-            None if pd.isna(baseline) else share(_number(table.at[baseline, key]), _number(own))
+            None if pd.isna(baseline) else share(cells.number(table.at[baseline, key]), cells.number(own))
             for baseline, own in zip(found["baseline"], table[key], strict=True)
         ]
         for key in keys
@@ -151,11 +152,7 @@ def _metric_keys(table: pd.DataFrame) -> list[str]:
 
 
 def _known(row: "pd.Series | dict[str, object]") -> dict[str, float]:
-    return {str(key): number for key, value in row.items() if (number := _number(value)) is not None}
-
-
-def _number(value: object) -> float | None:
-    return None if pd.isna(value) else float(value)  # type: ignore[arg-type]
+    return {str(key): figure for key, value in row.items() if (figure := cells.number(value)) is not None}
 
 
 class _Baselines:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis import pareto
+from analysis import cells, pareto
 from analysis.frame import VERDICT
 from slim.metrics import format_value, get
 
@@ -80,10 +80,7 @@ def summarize(frame: pd.DataFrame, columns: Mapping[str, str] = COLUMNS) -> Summ
     frame = frame.assign(name=[n.partition("/")[2] if len(models) == 1 else n for n in frame["configuration"]])
     shown = {key: title for key, title in columns.items() if key in frame.columns and frame[key].notna().any()}
     finished = frame[frame["status"] == "FINISHED"]
-    rows = tuple(
-        (row["name"], *(format_value(key, None if pd.isna(row[key]) else float(row[key])) for key in shown))
-        for _, row in frame.iterrows()
-    )
+    rows = tuple((row["name"], *(format_value(key, cells.number(row[key])) for key in shown)) for _, row in frame.iterrows())
     fronts = {title: tuple(finished.loc[pareto.front(finished, pair), "name"]) for title, pair in FRONTS.items()}
     return Summary(
         title=" on ".join(part for part in (models[0] if len(models) == 1 else "", ", ".join(hardware)) if part),

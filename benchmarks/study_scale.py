@@ -30,7 +30,7 @@ from pathlib import Path
 from analysis import cache, selection
 from slim.provenance import probe
 from slim.store import TAG, Store
-from slim.store.bulk import SETTLED_S
+from slim.store.tables import SETTLED_S
 
 TARGET_RATIO = 1.02
 TARGET_LATER_S = 2.0

@@ -4,24 +4,16 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from slim import standins
 from slim.metrics import Better, get
 
 SOURCES: Mapping[str, tuple[str, ...]] = {
-    "impact/speedup": ("latency/e2e_mean_ms", "latency/amortized_b8_ms", "latency/b1_n<n>_mean_ms"),
-    "impact/energy_reduction_pct": ("energy/net_j_per_query", "energy/net_kwh"),
-    "impact/size_reduction_pct": ("size/checkpoint_gb",),
-    "impact/memory_reduction_pct": (
-        "memory/required_mib",
-        "memory/weights_mib",
-        "memory/peak_mib",
-        "memory/b1_n<n>_mean_mib",
-        "memory/b1_n<n>_peak_mib",
-    ),
+    "impact/speedup": standins.TABLE["Latency"].compared,
+    "impact/energy_reduction_pct": standins.TABLE["Energy"].compared,
+    "impact/size_reduction_pct": standins.TABLE["Size"].compared,
+    "impact/memory_reduction_pct": standins.TABLE["Memory"].compared,
 }
-"""What each relative figure is taken from: the first that configuration and baseline both have; ``<n>`` is a number of requests,
-of which the largest counts. What a configuration requires goes before its peak, which on vLLM holds whatever was reserved.
-Energy of a whole pass (`energy/net_kwh`) says something only where the passes did the same work, as the published ones did; runs
-of this project always have energy per query beside it."""
+"""What each relative figure is taken from: the first that configuration and baseline both have."""
 
 
 @dataclass(frozen=True)

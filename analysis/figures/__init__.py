@@ -10,13 +10,14 @@ from analysis.figures import bars, boxes, heat, lines, radar, scatter, style
 from analysis.figures.boxes import Samples
 from analysis.figures.records import Absent, Bars, Boxes, Drawn, HeatMap, Lines, Radar, Record, Scatter
 from analysis.figures.rows import prepare
+from slim import standins
 from slim.errors import UserError
 
 __all__ = ["Absent", "Drawn", "Record", "Samples", "compute_all", "draw_all", "encode"]
 
-ACCURACY, LATENCY, ENERGY, SIZE = (heat.PERFORMANCE[name] for name in ("Accuracy", "Latency", "Energy", "Size"))
-MEMORY = ("memory/required_mib", "memory/peak_mib", "memory/mean_mib", "memory/weights_mib")
-THROUGHPUT = ("throughput/output_tokens_per_s", "throughput/requests_per_s")
+ACCURACY, LATENCY, THROUGHPUT, ENERGY, MEMORY, SIZE = (
+    standins.TABLE[name].shown for name in ("Accuracy", "Latency", "Throughput", "Energy", "Memory", "Size")
+)
 
 
 def compute_all(frame: pd.DataFrame, samples: Samples | None = None) -> list[Record | Absent]:

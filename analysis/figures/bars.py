@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis import cells
 from analysis.figures import style
 from analysis.figures.records import Absent, BarPanel, Bars, Series
 from analysis.figures.rows import GROUP_LIMIT, first_known, interval, known, tasks, unique, value
@@ -144,7 +145,7 @@ def _whiskers(frame: pd.DataFrame, key: str) -> str:
 
 
 def _plain(values: pd.Series) -> tuple[float | None, ...]:
-    return tuple(None if pd.isna(v) else float(v) for v in values)
+    return tuple(map(cells.number, values))
 
 
 def _crowded(name: str, title: str, frame: pd.DataFrame) -> Absent:
@@ -215,6 +216,8 @@ def _text(height: float, digits: int | None) -> str:
 
 
 def _print_value(axis: Any, place: float, top: float, text: str, *, down: bool, turned: bool) -> None:
+    from matplotlib.patheffects import withStroke
+
     axis.annotate(
         text,
         (place, top),
@@ -223,6 +226,9 @@ def _print_value(axis: Any, place: float, top: float, text: str, *, down: bool, 
         ha="center",
         va="top" if down else "bottom",
         rotation=90 if turned else 0,
+        # The line of the baseline may lie behind it.
+        path_effects=[withStroke(linewidth=2.0, foreground="white")],
+        zorder=5,
     )
 
 

@@ -1,27 +1,17 @@
 """Heat maps: accuracy by task, and every metric relative to the best configuration."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis import cells
 from analysis.figures import style
 from analysis.figures.records import Absent, HeatMap
 from analysis.figures.rows import ROW_LIMIT, first_known, tasks, value
 from analysis.labels import title, words
+from slim import standins
 from slim.metrics import Better, get
-
-PERFORMANCE: Mapping[str, tuple[str, ...]] = {
-    "Accuracy": ("accuracy/mean",),
-    "First token": ("latency/ttft_mean_ms",),
-    "Latency": ("latency/e2e_mean_ms", "latency/amortized_b8_ms"),
-    "Throughput": ("throughput/output_tokens_per_s",),
-    "Energy": ("energy/net_j_per_query", "energy/net_j_per_output_token", "energy/net_kwh"),
-    "Memory": ("memory/required_mib", "memory/peak_mib", "memory/weights_mib"),
-    "Size": ("size/checkpoint_gb",),
-}
-"""What performance is made of: an axis each, the first metric of it that is known."""
 
 
 def accuracy(frame: pd.DataFrame) -> HeatMap | Absent:
@@ -47,14 +37,14 @@ def accuracy(frame: pd.DataFrame) -> HeatMap | Absent:
 def performance(frame: pd.DataFrame) -> HeatMap | Absent:
     """Return each metric relative to the best configuration on the same hardware, 1 for the best, so that more is better."""
     name, heading = "performance_heatmap", "Performance relative to the best"
-    keys = [key for key in (first_known(frame, keys) for keys in PERFORMANCE.values()) if key is not None]
+    keys = [key for key in (first_known(frame, q.shown) for q in standins.TABLE.values()) if key is not None]
     if len(keys) < 2:
-        return Absent(name, heading, f"fewer than two of {', '.join(keys[0] for keys in PERFORMANCE.values())} are known")
+        return Absent(name, heading, f"fewer than two of {', '.join(q.shown[0] for q in standins.TABLE.values())} are known")
     if len(frame) > ROW_LIMIT:
         return _crowded(name, heading, frame)
     relative = pd.concat([_relative(frame, key) for key in keys], axis=1)
     relative = relative[relative.notna().any(axis=1)]
-    values = tuple(tuple(None if pd.isna(v) else float(v) for v in line) for line in relative.to_numpy())
+    values = tuple(tuple(map(cells.number, line)) for line in relative.to_numpy())
     texts = tuple(tuple("" if v is None else f"{v:.2f}" for v in line) for line in values)
     caption = (
         "1 is the best configuration on the same hardware; the others are their ratio to it, turned where lower is better, so that "

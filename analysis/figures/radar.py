@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures import style
-from analysis.figures.heat import PERFORMANCE
 from analysis.figures.records import Absent, Radar, RadarPanel, Series
 from analysis.figures.rows import first_known, value
 from analysis.labels import title
+from slim import standins
 from slim.metrics import Better, get
 
 PANEL_LIMIT = 9
@@ -18,7 +18,9 @@ PANEL_LIMIT = 9
 def performance(frame: pd.DataFrame) -> Radar | Absent:
     """Return each configuration's metrics over its baseline's, turned where lower is better: outward is better, 1 the baseline."""
     name, heading = "radar", "Performance relative to the baseline"
-    known = [(short, key) for short, keys in PERFORMANCE.items() if (key := first_known(frame, keys)) is not None]
+    known = [
+        (short, key) for short, quantity in standins.TABLE.items() if (key := first_known(frame, quantity.shown)) is not None
+    ]
     keys = [key for _, key in known]
     panels = []
     for group, rows in frame.groupby("group", sort=False):

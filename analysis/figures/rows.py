@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from analysis import cells
 from slim import metrics, precisions
 
 GROUP_LIMIT = 24
@@ -50,8 +51,7 @@ def first_known(frame: pd.DataFrame, keys: Sequence[str]) -> str | None:
 
 def value(row: pd.Series, key: str) -> float | None:
     """Return a metric of a row; None where it is unknown."""
-    found = row.get(key)
-    return None if found is None or pd.isna(found) else float(found)
+    return cells.number(row.get(key))
 
 
 def interval(row: pd.Series, key: str) -> tuple[float, float] | None:

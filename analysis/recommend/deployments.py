@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from math import isfinite
 
 from analysis.constraints import Constraint, Objective, parse_constraint, parse_objectives
+from slim import standins
 from slim.errors import UserError
 
-ACCURACY = "accuracy/mean"
-LATENCY = "latency/e2e_mean_ms or latency/amortized_b8_ms"
-ENERGY = "energy/net_j_per_query or energy/gross_j_per_query or energy/net_kwh"
-MEMORY = "memory/required_mib or memory/weights_mib or size/checkpoint_gb"
+ACCURACY, LATENCY, ENERGY, MEMORY = (
+    " or ".join(standins.TABLE[name].decided) for name in ("Accuracy", "Latency", "Energy", "Memory")
+)
 
 AS_ACCURATE = "accuracy/mean >= 0.98 * baseline if measured"
 """Nearly as accurate as the original weights. MLPerf Inference asks for 99 % or 99.9 % of a reference's accuracy; a sweep that is

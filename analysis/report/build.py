@@ -4,13 +4,12 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from analysis.figures.heat import PERFORMANCE
 from analysis.figures.records import Drawn
 from analysis.figures.rows import first_known, interval, known, tasks, value
 from analysis.labels import label, number
 from analysis.report.data import Column, Configuration, Cost, Image, Reason, Recommendation, ReportData, View
 from analysis.tables import Table
-from slim import metrics
+from slim import metrics, standins
 from slim.metrics import Better
 
 _COLUMNS = (
@@ -111,8 +110,8 @@ def costs_of(frame: pd.DataFrame, run_id: str) -> tuple[Cost, ...]:
     baseline = row.get("baseline")
     base = frame.loc[baseline] if isinstance(baseline, str) and baseline in frame.index else None
     found = []
-    for short, keys in PERFORMANCE.items():
-        key = first_known(frame, keys)
+    for short, quantity in standins.TABLE.items():
+        key = first_known(frame, quantity.shown)
         own = None if key is None else value(row, key)
         if key is None or own is None:
             continue
@@ -153,7 +152,7 @@ def _views(frame: pd.DataFrame, keys: Sequence[str]) -> tuple[View, ...]:
     usable = frame[[key for key in keys if metrics.get(key).better is not Better.NEITHER]]
     pairs = []
     for title, x, y in _VIEWS:
-        x_key, y_key = (first_known(usable, PERFORMANCE[name]) for name in (x, y))
+        x_key, y_key = (first_known(usable, standins.TABLE[name].shown) for name in (x, y))
         if x_key is not None and y_key is not None and usable[[x_key, y_key]].notna().all(axis=1).any():
             pairs.append(View(title, x_key, y_key))
     return tuple(pairs)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from analysis import impact, published
+from analysis.cells import number
 from analysis.tables.record import Align, Table, cell, header, make, text
 from slim import precisions
 from slim.impact import accuracies, gain
@@ -165,7 +166,7 @@ def performance(frame: pd.DataFrame) -> Table:
         for run_id in found.index[figures.notna().any(axis=1)]:
             baseline = found.at[run_id, "baseline"]
             times = (None if pd.isna(baseline) or time not in frame else frame.at[baseline, time], figures.at[run_id, time])
-            before, after = (None if v is None or pd.isna(v) else float(v) for v in times)
+            before, after = map(number, times)
             parts.append(found.loc[[run_id]].assign(workload=_WORKLOADS[batch], requests=n))
             speedup = cell("impact/speedup", gain(time, before, after))
             cells.append((*(cell(key, figures.at[run_id, key]) for key in keys.values()), speedup))

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from analysis import cells
 from analysis.pareto import Objectives, minimised
 from analysis.samples import Array, Items, Requests, Samples
 from analysis.uncertainty import resample
@@ -126,8 +127,8 @@ def _requests_note(found: Requests) -> str:
 
 def _modelled(row: Mapping[str, object], key: str, samples: Samples, why: str, *, draws: int, seed: int) -> tuple[Array, Spread]:
     """Draws of a figure without raw samples."""
-    value = _number(row, key)
-    low, high, error = (_number(row, key + suffix) for suffix in ("_ci_low", "_ci_high", "_stderr"))
+    value = cells.number_or_nan(row.get(key))
+    low, high, error = (cells.number_or_nan(row.get(key + suffix)) for suffix in ("_ci_low", "_ci_high", "_stderr"))
     repeats = len(samples.repeats(key))
     random = resample.generator(seed, samples.run_id, key)
     if low < high:
@@ -140,12 +141,6 @@ def _modelled(row: Mapping[str, object], key: str, samples: Samples, why: str, *
         return value + error * random.standard_normal(draws), Spread("standard error", f"a normal distribution; {why}")
     same = f"the same in {repeats} repeats" if repeats > 1 else "no interval"
     return np.full(draws, value), Spread("constant", f"{same}; {why}")
-
-
-def _number(row: Mapping[str, object], key: str) -> float:
-    """A figure of a frame's row; NaN when it has none."""
-    value = row.get(key)
-    return float(value) if isinstance(value, int | float) else float("nan")
 
 
 def _draw_items(values: Array, answered: Sequence[tuple[int, int, tuple[Items, ...]]], points: Objectives, seed: int) -> None:

@@ -1,7 +1,6 @@
 """Opening a store, and reading runs and what they wrote."""
 
 import contextlib
-import sqlite3
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
 from slim.errors import NotStoredError, StoreConfigError
-from slim.store import bulk, checkpoints
+from slim.store import bulk, checkpoints, tables
 from slim.store.bulk import Snapshot
 from slim.store.connection import check_address, open_client, sqlite_path, translated
 from slim.store.contract import TAG, Kind, StoredRun
@@ -101,10 +100,13 @@ class Reader:
             StoreError: the store is away.
         """
         path = sqlite_path(self.tracking_uri)
-        if path is not None and self.experiment_id is not None:
-            # Tables of an MLflow that this project does not know are left to MLflow.
-            with contextlib.suppress(sqlite3.Error, KeyError, TypeError):
-                return bulk.read_sqlite(path, self.experiment_id, kinds, known)
+        if self.experiment_id is not None:
+            # Tables of an MLflow that this project does not know are left to MLflow, as is a database that does not let them be read.
+            with contextlib.suppress(tables.UnreadableError):
+                if path is not None:
+                    return tables.read_sqlite(path, self.experiment_id, kinds, known)
+                if self.tracking_uri.startswith("postgresql"):
+                    return tables.read_postgresql(self.tracking_uri, self.experiment_id, kinds, known)
         return bulk.read_searched(self.search, kinds, known)
 
     def get(self, run_id: str) -> StoredRun:

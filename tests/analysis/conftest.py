@@ -39,6 +39,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def log(store: Store) -> Log:
     """Log a configuration; return its run's id. Each has a profile run of its own."""
+    return logging_to(store)
+
+
+def logging_to(store: Store) -> Log:
+    """Return what logs configurations to a store."""
 
     def one(
         metrics: Mapping[str, float] | None = None,

@@ -10,14 +10,14 @@ import pytest
 
 from analysis import cache
 from analysis.selection import select
-from slim.store import TAG, Snapshot, Store, bulk
+from slim.store import TAG, Snapshot, Store, bulk, tables
 from tests.analysis.conftest import Log
 
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as unchanging at once, as they do for somebody who comes back a little later."""
-    monkeypatch.setattr(bulk, "SETTLED_S", -1.0)
+    monkeypatch.setattr(tables, "SETTLED_S", -1.0)
 
 
 def searched(store: Store) -> list[Any]:
@@ -40,7 +40,7 @@ def test_what_is_read_is_what_mlflow_finds(store: Store, log: Log) -> None:
 def test_new_changed_and_deleted_runs_are_noticed(
     store: Store, log: Log, is_settled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk, "SETTLED_S", -1.0 if is_settled else 2.0)
+    monkeypatch.setattr(tables, "SETTLED_S", -1.0 if is_settled else 2.0)
     runs = [log({"latency/e2e_mean_ms": 1.0 + i}, hardware=f"gpu {i}") for i in range(6)]
 
     def as_found() -> bool:
@@ -70,7 +70,7 @@ def test_new_changed_and_deleted_runs_are_noticed(
 def test_a_store_that_did_not_change_is_not_read(store: Store, log: Log, settled: None, monkeypatch: pytest.MonkeyPatch) -> None:
     log()
     first = cache.runs(store)
-    monkeypatch.setattr(bulk.sqlite3, "connect", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr(tables.sqlite3, "connect", lambda *_, **__: pytest.fail("read"))
     assert cache.runs(store) == first
 
 
@@ -163,13 +163,14 @@ def test_an_address_is_not_written_down(store: Store) -> None:
     assert store.tracking_uri.encode() not in cache.place(store).read_bytes()
 
 
-def test_tables_of_an_unknown_mlflow_are_left_to_mlflow(store: Store, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_of_an_unknown_mlflow_are_left_to_mlflow(
+    store: Store, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log({"latency/e2e_mean_ms": 1.0})
 
-    def unknown(*_: object) -> Snapshot:
-        raise sqlite3.OperationalError("no such table: latest_metrics")
-
-    monkeypatch.setattr(bulk, "read_sqlite", unknown)
+    monkeypatch.setattr(tables, "_OF_CHOSEN", "another_column IN (SELECT run_uuid FROM chosen)")
+    with pytest.raises(tables.UnreadableError, match="another_column"):
+        tables.read_sqlite(tmp_path / "mlflow.db", str(store.experiment_id), cache.KINDS)
     assert list(cache.runs(store)) == searched(store)
 
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from optuna.trial import TrialState
 
-from analysis import optuna_study, pareto
+from analysis import pareto
 from analysis.constraints import parse_constraint
 from analysis.judging import check
 from analysis.optuna_study import importances, update
+from analysis.optuna_study.storage import opened as open_storage
 from slim.errors import UserError
 from slim.provenance import ROOT
 from tests.analysis.made import ACCURACY, ENERGY, LATENCY, MEMORY, frame_of, points
@@ -100,7 +101,8 @@ def test_a_trial_is_a_configuration(frame: pd.DataFrame) -> None:
     assert (by_run["r4"].state, by_run["r4"].values, by_run["r4"].user_attrs["missing"]) == (TrialState.FAIL, None, LATENCY)
     failed = by_run["r12"]
     assert (failed.state, failed.values, failed.user_attrs["failure"]) == (TrialState.FAIL, None, "out_of_memory")
-    assert "quantize.group_size" not in failed.params
+    assert failed.params["quantize.group_size"] == "none"
+    assert failed.distributions["quantize.group_size"].choices == ("none", "64", "128")
     assert study.best_trials == []
 
 
@@ -113,7 +115,7 @@ def test_an_update_adds_what_is_new_and_nothing_twice(frame: pd.DataFrame, stora
     assert {t.user_attrs["run_id"]: t.number for t in done.study.trials if t.user_attrs["run_id"] in numbers} == numbers
     again = update(frame, KEYS, storage=storage, name="mine")
     assert (again.added, again.kept, again.rebuilt) == ((), 13, None)
-    opened = optuna.load_study(study_name="mine", storage=optuna_study._open(storage))
+    opened = optuna.load_study(study_name="mine", storage=open_storage(storage))
     assert runs(opened.trials) == sorted(frame.index[:-1])
 
 
@@ -133,7 +135,7 @@ def test_what_cannot_be_added_makes_the_study_anew(frame: pd.DataFrame, storage:
     assert limited.study.user_attrs["slim.constraints"] == [f"{LATENCY} <= 80"]
     grown = pd.concat([changed, frame_of([{"run_id": "new", "model": "m3", **dict.fromkeys(KEYS, 1.0)}])])
     assert update(grown, KEYS, [f"{LATENCY} <= 80"], storage=storage).rebuilt == "parameters have other choices now"
-    assert optuna.get_all_study_names(optuna_study._open(storage)) == ["slim"]
+    assert optuna.get_all_study_names(open_storage(storage)) == ["slim"]
 
 
 def test_an_update_that_was_cut_off_is_completed(
@@ -197,6 +199,16 @@ def test_importances_name_the_parameter_that_decides(frame: pd.DataFrame) -> Non
     assert next(iter(found[LATENCY].shares)) == "precision"
     assert next(iter(found[MEMORY].shares)) == "model"
     assert next(iter(found[ACCURACY].shares)) == "model"
+
+
+def test_original_weights_count_for_the_importance_of_settings(frame: pd.DataFrame) -> None:
+    finished = frame.iloc[:12].copy()
+    finished.loc[finished["precision"] == "bf16", "quantize.group_size"] = None
+    study = update(finished, KEYS).study
+    assert {t.params["quantize.group_size"] for t in study.trials if t.params["precision"] == "bf16"} == {"none"}
+    found = importances(study)
+    assert all(each.trials == 12 and "quantize.group_size" in each.shares for each in found)
+    assert optuna.importance.get_param_importances(study, target=lambda t: t.values[1]).keys() >= {"quantize.group_size"}
 
 
 def test_importances_say_what_they_need(frame: pd.DataFrame) -> None:
