@@ -35,7 +35,7 @@ def parse(text: str) -> Any:
             multiplied by aliases beyond measure.
     """
     try:
-        values = yaml.load(text, _Loader)  # noqa: S506 - derives from SafeLoader
+        values = yaml.load(text, _Loader)
     except RecursionError:
         raise ConfigError(f"is not YAML that can be read: nested deeper than {_DEEPEST} levels") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
