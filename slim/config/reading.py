@@ -61,4 +61,4 @@ def _measure(values: Any) -> None:
 
 
 def _inside(value: Any) -> list[Any]:
-    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else []
+    return list(value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ())

@@ -110,7 +110,7 @@ def read_sqlite(path: Path, experiment_id: str, kinds: Sequence[str], known: Sna
                 params=params.get(run_id, {}) if fresh else old[run_id].params,
                 metrics=metrics.get(run_id, {}) if fresh else old[run_id].metrics,
                 tags=tags[run_id],
-                start_unix_s=started / 1000,
+                start_unix_s=(started or 0) / 1000,
                 end_unix_s=ended / 1000 if ended else None,
                 model_ids=tuple(models.get(run_id, ())),
                 artifact_uri=artifact_uri,
@@ -140,7 +140,11 @@ class _Tables:
 
     def values(self, table: str, run_ids: set[str] | None = None) -> dict[str, dict[str, Any]]:
         """Keys and values of a table by run; None for all chosen runs."""
-        value = "value" if table != "latest_metrics" else "CASE WHEN is_nan THEN NULL ELSE value END"
+        value = (
+            "value"
+            if table != "latest_metrics"
+            else "CASE WHEN is_nan OR typeof(value) NOT IN ('real', 'integer') THEN NULL ELSE value END"
+        )
         query = f"SELECT run_uuid, key, {value} FROM {table} WHERE run_uuid"
         if run_ids is None:
             rows = self._connection.execute(f"{query} IN chosen")

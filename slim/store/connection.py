@@ -107,8 +107,8 @@ def open_client(tracking_uri: str) -> Any:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow.tracking import MlflowClient
 
-    # MLflow narrates each database migration.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
+    # MLflow narrates each database migration, and prints the traceback of each error beside raising it.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     logging.getLogger("alembic").setLevel(logging.ERROR)
     try:
         client = MlflowClient(tracking_uri=tracking_uri)

@@ -1,6 +1,7 @@
 """Opening a store, and reading runs and what they wrote."""
 
 import contextlib
+import re
 import sqlite3
 import tempfile
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from slim.errors import NotStoredError, StoreConfigError
 from slim.store import bulk, checkpoints
 from slim.store.bulk import Snapshot
 from slim.store.connection import check_address, open_client, sqlite_path, translated
-from slim.store.contract import TAG, Kind, StoredRun
+from slim.store.contract import SCHEMA, TAG, Kind, StoredRun
 
 _PAGE = 1000
 
@@ -62,7 +63,7 @@ class Reader:
             return None
         if found is None:
             # MLflow's default is relative to the working directory of whoever reads it.
-            location = (path.parent / "mlartifacts" / experiment.replace("/", "_")).as_uri() if path is not None else None
+            location = (path.parent / "mlartifacts" / _folder(experiment)).as_uri() if path is not None else None
             with translated(f"making experiment {experiment!r}"):
                 experiment_id = client.create_experiment(experiment, artifact_location=location)
         else:
@@ -125,6 +126,7 @@ class Reader:
     def find_finished(self, kind: Kind, key: str) -> StoredRun | None:
         """Return the newest finished run of that kind and key whose checkpoint, if it made one, is still there."""
         query = f"tags.`{TAG.KIND}` = '{kind}' and tags.`{TAG.KEY}` = '{key}' and attributes.status = 'FINISHED'"
+        query += f" and tags.`{TAG.SCHEMA}` = '{SCHEMA}'"
         for run in self.search(query, limit=5):
             if kind != "quantize" or self.has_checkpoint(run):
                 return run
@@ -179,6 +181,12 @@ class Reader:
         return target
 
 
+def _folder(experiment: str) -> str:
+    """A folder's name that stays where it is put, whatever the experiment is called."""
+    name = re.sub(r"[^\w .-]", "_", experiment)
+    return name if name.strip(" .") else "_"
+
+
 def stored(run: Any) -> StoredRun:
     """Return MLflow's run as a record."""
     outputs = getattr(run, "outputs", None)
@@ -190,7 +198,7 @@ def stored(run: Any) -> StoredRun:
         params=dict(run.data.params),
         metrics=dict(run.data.metrics),
         tags=dict(run.data.tags),
-        start_unix_s=run.info.start_time / 1000,
+        start_unix_s=(run.info.start_time or 0) / 1000,
         end_unix_s=run.info.end_time / 1000 if run.info.end_time else None,
         model_ids=tuple(o.model_id for o in outputs.model_outputs) if outputs else (),
         artifact_uri=run.info.artifact_uri,

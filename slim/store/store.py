@@ -338,16 +338,17 @@ def explain_run(tracking_uri: str, run_id: str, note: str, moved_to: str | None 
 
 def _alive(run: StoredRun) -> bool:
     """Whether the process that a run names still works on it."""
-    heartbeat = float(run.tags.get(TAG.HEARTBEAT, 0))
+    heartbeat, (pid, _, created) = run.tags.get(TAG.HEARTBEAT, ""), run.tags.get(TAG.PID, "").partition(":")
     if run.tags.get(TAG.HOST) != socket.gethostname():
-        return time.time() - heartbeat < STALE_S
-    pid, _, created = run.tags.get(TAG.PID, "0").partition(":")
+        return heartbeat.isdecimal() and time.time() - int(heartbeat) < STALE_S
+    if not (pid.isdecimal() and created.isdecimal()):
+        return False
     if int(pid) == os.getpid():
         return True
     try:
         # A pid is used again; the time at which the process started is not.
-        return int(psutil.Process(int(pid)).create_time()) == int(created or -1)
-    except psutil.NoSuchProcess:
+        return int(psutil.Process(int(pid)).create_time()) == int(created)
+    except (psutil.NoSuchProcess, OverflowError):
         return False
 
 
