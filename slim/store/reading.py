@@ -11,6 +11,7 @@ from typing import Any, Self
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
+from slim import files
 from slim.errors import NotStoredError, StoreConfigError
 from slim.store import bulk, checkpoints
 from slim.store.bulk import Snapshot
@@ -160,11 +161,14 @@ class Reader:
             StoreError: it cannot be fetched.
         """
         missing = NotStoredError(f"run {run.run_id} has no artifact {path!r}")
+        try:
+            target = files.inside(cache, run.run_id, path)
+        except ValueError:
+            raise missing from None
         if (local := checkpoints.local_directory(run.artifact_uri)) is not None:
             if not (local / path).is_file():
                 raise missing
             return local / path
-        target = cache / run.run_id / path
         if not target.exists():
             from mlflow.artifacts import download_artifacts
 
