@@ -197,7 +197,7 @@ def _nothing(store: Reader, selection: Selection) -> str:
     """Why there is nothing to study, and what to do about it."""
     kinds: Sequence[str] = list(selection.left_out["kind"])
     if not kinds:
-        return f"experiment {store.experiment!r} of {store.tracking_uri} holds no configurations; run a sweep first"
+        return f"experiment {store.experiment!r} of {store.address} holds no configurations; run a sweep first"
     counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
     told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     flagged = "; flagged measurements can be taken too (--flagged)" if "invalid" in counts else ""

@@ -5,6 +5,8 @@ Foreign errors (CUDA, vLLM, the Hub, MLflow) are translated where they enter; ev
 
 from enum import StrEnum
 
+from slim.redaction import redact
+
 
 class Reason(StrEnum):
     """Why a stage failed; the value of the tag ``slim.failure``."""
@@ -27,7 +29,10 @@ class Reason(StrEnum):
 
 
 class SlimError(Exception):
-    """Base of all errors that this library raises on purpose."""
+    """Base of all errors that this library raises on purpose. Their texts hold no secrets (`slim.redaction`)."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(redact(one) if isinstance(one, str) else one for one in arguments))
 
 
 class UserError(SlimError):
@@ -72,4 +77,4 @@ class StageError(SlimError):
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
-        self.message = message
+        self.message = str(self)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from slim.redaction import scrub
+
 
 @contextlib.contextmanager
 def written_aside(target: Path) -> Iterator[Path]:
@@ -75,17 +77,21 @@ def _is_below(path: Path, root: Path) -> bool:
 
 
 def copy_ends(source: Path, target: Path, limit: int = 2 << 20) -> None:
-    """Copy a log; of one that is longer than ``limit`` bytes, its beginning and its end, with a line between that says so."""
+    """Copy a log without the secrets in it.
+
+    Of one that is longer than ``limit`` bytes, its beginning and its end, with a line between that says so.
+    """
     size = source.stat().st_size
     with source.open("rb") as log, target.open("wb") as copy:
         if size <= limit:
             shutil.copyfileobj(log, copy)
-            return
-        copy.write(log.read(limit // 2))
-        copy.write(f"\n[{size - 2 * (limit // 2):,} bytes left out]\n".encode())
-        log.seek(size - limit // 2)
-        # Whoever writes may go on meanwhile.
-        copy.write(log.read(limit // 2))
+        else:
+            copy.write(log.read(limit // 2))
+            copy.write(f"\n[{size - 2 * (limit // 2):,} bytes left out]\n".encode())
+            log.seek(size - limit // 2)
+            # Whoever writes may go on meanwhile.
+            copy.write(log.read(limit // 2))
+    scrub(target)
 
 
 def sha256(path: Path) -> str:

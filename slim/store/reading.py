@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from slim import files
 from slim.errors import NotStoredError, StoreConfigError
+from slim.redaction import HIDDEN, redact
 from slim.store import bulk, checkpoints
 from slim.store.bulk import Snapshot
 from slim.store.connection import check_address, open_client, sqlite_path, translated
@@ -36,6 +37,11 @@ class Reader:
         self.experiment = experiment
         self.client = client
         self.experiment_id = experiment_id
+
+    @property
+    def address(self) -> str:
+        """The store's address as it may be shown: without user name and password."""
+        return redact(self.tracking_uri).replace(f"{HIDDEN}@", "")
 
     @classmethod
     def open(cls, tracking_uri: str, experiment: str, *, create: bool = True) -> Self | None:
