@@ -146,7 +146,8 @@ def print_plan(console: Console, plan: Plan) -> None:
     for message in dict.fromkeys(planned.left_out for planned in plan.configurations):
         if message is not None:
             console.print(f"Note: {message}.", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Rough estimate of what is left: {duration(plan.estimate_s)}.", highlight=False)
+    disk = f", {plan.disk_bytes / 1e9:.2f} GB of disk" if plan.disk_bytes else ""
+    console.print(f"Rough estimate of what is left: {duration(plan.estimate_s)}{disk}.", highlight=False)
 
 
 def print_summary(console: Console, summary: Summary, outcome: SweepOutcome) -> None:

@@ -21,6 +21,7 @@ class Reason(StrEnum):
     ENGINE_START = "engine_start"
     ENGINE_CRASH = "engine_crash"
     EVALUATION = "evaluation"
+    DISK_FULL = "disk_full"
     TIMEOUT = "timeout"
     KILLED = "killed"
     INTERRUPTED = "interrupted"

@@ -76,6 +76,17 @@ def _is_below(path: Path, root: Path) -> bool:
         return False
 
 
+def nearest(place: Path) -> Path:
+    """Return the place itself or the nearest directory above it that exists."""
+    return next((one for one in (place, *place.parents) if one.exists()), Path("/"))
+
+
+def writable(place: Path) -> bool:
+    """Whether a directory can be made or written there."""
+    found = nearest(place)
+    return found.is_dir() and os.access(found, os.W_OK | os.X_OK)
+
+
 def copy_ends(source: Path, target: Path, limit: int = 2 << 20) -> None:
     """Copy a log without the secrets in it.
 

@@ -82,6 +82,11 @@ def _secrets() -> list[str]:
     return sorted({form for value in stripped for form in (value, quote(value, safe=""))}, key=len, reverse=True)
 
 
+def has_hub_token() -> bool:
+    """Whether there is a token of the Hub, in the environment or from ``hf auth login``."""
+    return bool(os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN") or _hub_token())
+
+
 def _hub_token() -> str:
     """What ``hf auth login`` wrote; empty where nobody logged in."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"

@@ -71,11 +71,20 @@ class Reader:
         if found is None:
             # MLflow's default is relative to the working directory of whoever reads it.
             location = (path.parent / "mlartifacts" / _folder(experiment)).as_uri() if path is not None else None
+            _check_writable(location, experiment)
             with translated(f"making experiment {experiment!r}"):
                 experiment_id = client.create_experiment(experiment, artifact_location=location)
         else:
+            if create:
+                _check_writable(found.artifact_location, experiment)
             experiment_id = found.experiment_id
         return cls(address, experiment, client, experiment_id)
+
+    def artifact_directory(self) -> Path | None:
+        """Return where the experiment's artifacts lie on this machine; None where a server or another machine keeps them."""
+        with translated("looking up the experiment"):
+            experiment = self.client.get_experiment(self.experiment_id)
+        return checkpoints.local_directory(experiment.artifact_location)
 
     def search(
         self, filter_string: str, limit: int | None = None, order_by: Sequence[str] = (), *, deleted: bool = False
@@ -189,6 +198,16 @@ class Reader:
                     )
                     Path(fetched).replace(target)
         return target
+
+
+def _check_writable(location: str | None, experiment: str) -> None:
+    """Refuse a local artifact store that cannot be written, before hours of work are put into it."""
+    local = checkpoints.local_directory(location) if location is not None else None
+    if local is not None and not files.writable(local):
+        raise StoreConfigError(
+            f"artifacts of experiment {experiment!r} go to {str(local)!r}, which cannot be written; make it writable, or name another "
+            "experiment"
+        )
 
 
 def _folder(experiment: str) -> str:
