@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from analysis.labels import label
 from analysis.recommend import Recommendation, sentences
 from analysis.study import Study
 from analysis.tables import Align, Table
+from slim.errors import UserError
 from slim.metrics import format_value
 from slim.store import TAG, Store, StoredRun
 
@@ -22,6 +24,24 @@ REPORT = "report.html"
 RECOMMENDATIONS = "recommendations.json"
 OPTUNA = "optuna.log"
 FORMATS = ("png", "svg")
+ALL_FORMATS = (*FORMATS, "pdf")
+
+
+def check(directory: Path, formats: Sequence[str]) -> None:
+    """Make sure that files can be written there in these formats, before anything is computed.
+
+    Raises:
+        UserError: an unknown format, or a place that cannot be a directory.
+    """
+    unknown = next((form for form in formats if form not in ALL_FORMATS), None)
+    if unknown is not None:
+        raise UserError(f"--formats: {unknown!r} is no format of figures; allowed: {', '.join(ALL_FORMATS)}")
+    try:
+        nearest = next((place for place in (directory, *directory.parents) if place.exists()), directory)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--out: {str(directory)!r} is no directory ({error})") from None
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise UserError(f"--out: {str(directory)!r} cannot be a directory, since {str(nearest)!r} is none that can be written")
 
 
 def write(study: Study, directory: Path, *, formats: Sequence[str] = FORMATS) -> Path:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
 
-from analysis import protocol
+from analysis import protocol, vetting
 from slim import precisions
 from slim.errors import StoreError, UserError
 from slim.store import TAG, Reader, StoredRun
@@ -46,6 +46,10 @@ def conditions(store: Reader, filters: Filters, sweeps: Mapping[str, StoredRun])
     """Return what a run has to pass, in the order in which reasons are told; each gives None for a run that passes."""
     of_sweeps = _of_sweeps(store, filters.sweeps, sweeps)
     since_s = _since_s(filters.since)
+
+    def sane(run: StoredRun) -> Reason | None:
+        fault = vetting.fault(run)
+        return None if fault is None else ("damaged", f"not a run as this version writes them: {fault}")
 
     def of_sweep(run: StoredRun) -> Reason | None:
         is_there = of_sweeps is None or run.run_id in of_sweeps or run.tags.get(TAG.PARENT) in filters.sweeps
@@ -90,7 +94,7 @@ def conditions(store: Reader, filters: Filters, sweeps: Mapping[str, StoredRun])
             return "invalid", f"invalid:{run.tags.get(TAG.VALIDITY) or 'unknown'}"
         return None
 
-    return [of_sweep, named, tagged, recent, measured, sound]
+    return [sane, of_sweep, named, tagged, recent, measured, sound]
 
 
 def _of_sweeps(store: Reader, wanted: Sequence[str], sweeps: Mapping[str, StoredRun]) -> set[str] | None:

@@ -41,7 +41,7 @@ class Selection:
             ``sweeps`` and ``profiles`` (how many configuration runs, sweeps and profile runs stand behind it), ``stage_runs`` (run ids
             by stage, as JSON), ``variant`` (what tells it from others of the same name; empty where there are none) and ``ended`` (UTC).
             Figures of different groups cannot be compared: ask for `comparable`.
-        left_out: ``configuration``, ``run_id``, ``kind`` (``filtered``, ``failed``, ``incomplete``, ``invalid``, ``superseded``,
+        left_out: ``configuration``, ``run_id``, ``kind`` (``damaged``, ``filtered``, ``failed``, ``incomplete``, ``invalid``, ``superseded``,
             ``hardware``, ``protocol`` or ``group``) and ``reason``.
         groups: of comparable configurations.
     """

@@ -27,6 +27,9 @@ ASKED = "as asked"
 _MOST_SAMPLED = 200
 """Configurations of whose runs the raw samples are read; more would be drawn from their intervals."""
 
+_MOST_DRAWS = 1_000_000
+"""Redraws that still fit into memory and patience."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -66,8 +69,8 @@ class Question:
             if len(keys) > 1:
                 pareto.check(keys)
             request(self.objectives, self.constraints, weights=self.weights)
-        if self.draws < 1:
-            raise UserError(f"draws is {self.draws}; it must be at least 1")
+        if not 1 <= self.draws <= _MOST_DRAWS:
+            raise UserError(f"draws is {self.draws}; allowed: 1 to {_MOST_DRAWS:,}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +197,7 @@ def _nothing(store: Reader, selection: Selection) -> str:
     """Why there is nothing to study, and what to do about it."""
     kinds: Sequence[str] = list(selection.left_out["kind"])
     if not kinds:
-        return f"experiment {store.experiment!r} of {store.tracking_uri} holds no configurations; run a sweep first"
+        return f"experiment {store.experiment!r} of {store.address} holds no configurations; run a sweep first"
     counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
     told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     flagged = "; flagged measurements can be taken too (--flagged)" if "invalid" in counts else ""

@@ -146,7 +146,8 @@ def print_plan(console: Console, plan: Plan) -> None:
     for message in dict.fromkeys(planned.left_out for planned in plan.configurations):
         if message is not None:
             console.print(f"Note: {message}.", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Rough estimate of what is left: {duration(plan.estimate_s)}.", highlight=False)
+    disk = f", {plan.disk_bytes / 1e9:.2f} GB of disk" if plan.disk_bytes else ""
+    console.print(f"Rough estimate of what is left: {duration(plan.estimate_s)}{disk}.", highlight=False)
 
 
 def print_summary(console: Console, summary: Summary, outcome: SweepOutcome) -> None:
@@ -203,9 +204,7 @@ def print_stage(console: Console, store: Store, outcome: StageOutcome) -> None:
             f"Failed: {outcome.failure.reason}: {outcome.failure.message}", highlight=False, markup=False, soft_wrap=True
         )
     told = "was finished before and is reused (--rerun runs it again)" if outcome.reused else "is in the store"
-    console.print(
-        f"Run {run.run_id} {told}: experiment {store.experiment} of {store.tracking_uri}", highlight=False, soft_wrap=True
-    )
+    console.print(f"Run {run.run_id} {told}: experiment {store.experiment} of {store.address}", highlight=False, soft_wrap=True)
 
 
 def print_address(console: Console, store: Store, run_ids: list[str]) -> None:
@@ -217,12 +216,12 @@ def print_address(console: Console, store: Store, run_ids: list[str]) -> None:
     compared = (
         f"/#/compare-runs?runs={quote(json.dumps(run_ids, separators=(',', ':')))}&experiments=%5B%22{store.experiment_id}%22%5D"
     )
-    address = store.tracking_uri.rstrip("/") if store.tracking_uri.startswith("http") else "http://127.0.0.1:5000"
+    address = store.address.rstrip("/") if store.address.startswith("http") else "http://127.0.0.1:5000"
     lines = ["In the MLflow UI:"]
-    if not store.tracking_uri.startswith("http"):
+    if not store.address.startswith("http"):
         program = Path(sys.executable).parent / "mlflow"
         shown = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
-        lines.append(f"  {shlex.quote(str(shown))} ui --backend-store-uri {shlex.quote(store.tracking_uri)}")
+        lines.append(f"  {shlex.quote(str(shown))} ui --backend-store-uri {shlex.quote(store.address)}")
     lines += [f"  all configurations: {address}{listed}", f"  these compared: {address}{compared}"]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 from slim.errors import ConfigError, SlimError, UserError
+from slim.redaction import redact
 
 Command = Callable[..., None]
+
+_LONGEST_NUMBER = 20
+"""Characters; Python itself gives up at thousands of digits, with an error of its own."""
 
 FLAG: dict[str, Any] = {"is_flag": False, "flag_value": True, "default": False, "type": click.BOOL, "show_default": True}
 """A switch that is given as ``--name`` or, since MLproject parameters have values, as ``--name true``."""
@@ -35,6 +38,8 @@ class Optional(click.ParamType):
         """Return None for empty text, else what the inner type makes of it."""
         if isinstance(value, str) and not value.strip():
             return None
+        if isinstance(value, str) and isinstance(self.inner, click.IntRange) and len(value) > _LONGEST_NUMBER:
+            self.fail(f"{value[:_LONGEST_NUMBER]}... is too long for a number", param, ctx)
         return self.inner.convert(value, param, ctx)
 
 
@@ -64,15 +69,17 @@ class Assignments(click.ParamType):
         """Return a mapping from dotted field to value."""
         if not isinstance(value, str):
             return value
+        from slim.config import reading
+
         found: dict[str, Any] = {}
         for pair in (p.strip() for p in value.split(";") if p.strip()):
             field, equals, text = pair.partition("=")
-            if not equals or not field.strip():
+            if not equals or not all(part.strip() for part in field.split(".")):
                 self.fail(f"{pair!r} is not of the form field=value", param, ctx)
             try:
-                merged(found, {field.strip(): yaml.safe_load(text)})
-            except yaml.YAMLError:
-                self.fail(f"{text!r} is not YAML", param, ctx)
+                merged(found, {field.strip(): reading.parse(text)})
+            except ConfigError as error:
+                self.fail(f"{text[:100]!r} {error}", param, ctx)
         return found
 
 
@@ -112,8 +119,8 @@ def parse_tasks(names: list[str] | None) -> list[dict[str, Any]] | None:
     entries: list[dict[str, Any]] = []
     for word in names:
         name, colon, shots = word.partition(":")
-        if colon and not shots.isdigit():
-            raise ConfigError(f"--tasks: {word!r}: the few-shot count after ':' must be a whole number, as in gsm8k:5")
+        if colon and not _is_whole(shots):
+            raise ConfigError(f"--tasks: {word[:100]!r}: the few-shot count after ':' must be a whole number, as in gsm8k:5")
         entries.append({"name": name, "num_fewshot": int(shots)} if colon else {"name": name})
     return entries
 
@@ -124,10 +131,14 @@ def whole_numbers(option: str, words: list[str] | None) -> list[int] | None:
     Raises:
         ConfigError: one is not.
     """
-    wrong = next((word for word in words or () if not word.isdigit()), None)
+    wrong = next((word for word in words or () if not _is_whole(word)), None)
     if wrong is not None:
-        raise ConfigError(f"{option}: {wrong!r} is not a whole number; give them separated by commas, as in 1,8,32")
+        raise ConfigError(f"{option}: {wrong[:100]!r} is not a whole number; give them separated by commas, as in 1,8,32")
     return None if words is None else [int(word) for word in words]
+
+
+def _is_whole(word: str) -> bool:
+    return word.isdecimal() and len(word) <= _LONGEST_NUMBER
 
 
 def given(**values: Any) -> dict[str, Any]:
@@ -223,7 +234,7 @@ def _terminate(*_: object) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"Error: {message}", err=True)
+    click.echo(f"Error: {redact(message)}", err=True)
     sys.exit(code)
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from entrypoints import _options as opt
 from slim.errors import ConfigError
+from slim.redaction import redact
 
 if TYPE_CHECKING:
     from analysis.study import Study
@@ -120,7 +121,9 @@ def make(
     name = experiment_of(uri, opt.joined_run(), experiment or "slim")
     store = Store.open(uri, name, create=False)
     if store is None:
-        raise ConfigError(f"there is no experiment {name!r} in {uri}; run a sweep first, or name another with --experiment")
+        raise ConfigError(
+            f"there is no experiment {name!r} in {redact(uri)}; run a sweep first, or name another with --experiment"
+        )
     return store, study.make(store, asked, filters)
 
 

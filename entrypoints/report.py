@@ -11,6 +11,7 @@ import click
 
 from entrypoints import _options as opt
 from entrypoints import _study
+from slim.errors import ConfigError
 
 
 @click.command(help=__doc__)
@@ -24,8 +25,12 @@ def main(out: str, formats: list[str] | None, **values: Any) -> None:
 
     from analysis import evidence
 
+    asked = tuple(formats or evidence.FORMATS)
+    if not out.strip():
+        raise ConfigError("--out is empty; name a directory, such as report")
+    evidence.check(Path(out), asked)
     _, found = _study.make(**values)
-    path = evidence.write(found, Path(out), formats=tuple(formats or evidence.FORMATS))
+    path = evidence.write(found, Path(out), formats=asked)
     Console(width=None if sys.stdout.isatty() else 160).print(f"Wrote {path}", highlight=False, markup=False, soft_wrap=True)
     opt.explain_joined_run(f"A report, written to {path}.")
 

@@ -29,9 +29,9 @@ def main(dry_run: bool, **values: Any) -> None:
     from analysis import evidence
 
     run = evidence.keep(store, found, join=opt.joined_run())
-    address = store.tracking_uri.rstrip("/") if store.tracking_uri.startswith("http") else "http://127.0.0.1:5000"
+    address = store.address.rstrip("/") if store.address.startswith("http") else "http://127.0.0.1:5000"
     console.print(
-        f"Study {run.run_id} is in experiment {store.experiment} of {store.tracking_uri}; its report in the MLflow UI: "
+        f"Study {run.run_id} is in experiment {store.experiment} of {store.address}; its report in the MLflow UI: "
         f"{address}/#/experiments/{store.experiment_id}/runs/{run.run_id}/artifacts/{evidence.REPORT}",
         highlight=False,
         markup=False,

@@ -8,9 +8,10 @@ plan = api.plan(config)
 store, outcome = api.run(config)
 """
 
-from slim import models
+from slim import files
 from slim import plan as planning
 from slim.config import SweepConfig
+from slim.errors import ConfigError
 from slim.jobs import Spool
 from slim.plan import Plan
 from slim.records import Stage
@@ -91,5 +92,14 @@ def stage(
 
 
 def spool() -> Spool:
-    """Return the spool of this user on this machine."""
-    return Spool(models.home() / "spool")
+    """Return the spool of this user on this machine.
+
+    Raises:
+        ConfigError: its place cannot be written.
+    """
+    place = files.home() / "spool"
+    if not files.writable(place):
+        raise ConfigError(
+            f"SLIM_HOME: {str(files.home())!r} cannot be written, and results wait there; set SLIM_HOME to a directory of your own"
+        )
+    return Spool(place)

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from slim.errors import Reason, StageError
-from slim.files import sha256
-from slim.layout import read_config, tensor_shapes, weight_files
+from slim.files import inside, read_json, sha256
+from slim.layout import CONFIG, INDEX, PICKLED, read_config, tensor_shapes, weight_files
 from slim.records import Checkpoint
 
 MANIFEST = "slim_checkpoint.json"
 """Name of the manifest in a checkpoint's directory."""
 
 _SCHEMA = 1
+_LARGEST = 10_000_000
+"""Layers, heads or width beyond which a configuration is damaged rather than large."""
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.\d+\.")
 NOT_DECODER = re.compile(r"(?:^|\.)(?:vision_tower|vision_model|visual|multi_modal_projector|audio_tower|encoder)\.")
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
@@ -75,8 +77,10 @@ def describe(path: Path) -> Shape:
         if not files:
             raise ValueError("no safetensors files")
         shapes = {name: shape for file in files for name, shape in tensor_shapes(file).items()}
+        if not shapes:
+            raise ValueError("its weight files hold no tensors")
         return shape_of(config, shapes, sum(f.stat().st_size for f in files))
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError) as error:
         raise StageError(Reason.UNSUPPORTED_MODEL, f"{path} cannot be read as a model: {_said(error)}") from error
 
 
@@ -101,7 +105,7 @@ def shape_of(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], w
         weight_bytes: size of the weight files; None for those that are not written yet, which will hold 16 bits a weight.
 
     Raises:
-        KeyError, TypeError, ValueError, IndexError, AttributeError: the configuration lacks what is needed.
+        KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError: the configuration lacks what is needed.
     """
     text = config.get("text_config", config)
     tied = is_tied(config, shapes)
@@ -109,13 +113,17 @@ def shape_of(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], w
     hidden = int(_first(text, "hidden_size", "n_embd", "d_model"))
     positions = next((text[n] for n in ("max_position_embeddings", "n_positions", "max_seq_len") if text.get(n)), None)
     parameters = _parameters(shapes, tied)
+    layers = int(_first(text, "num_hidden_layers", "n_layer", "n_layers"))
+    for what, size in {"attention heads": heads, "width": hidden, "layers": layers}.items():
+        if not 0 < size <= _LARGEST:
+            raise ValueError(f"{CONFIG} says that it has {what} {size:g}")
     return Shape(
         architecture=str(config["architectures"][0]),
         model_type=str(config.get("model_type", "")),
         parameters=parameters,
         weight_bytes=2 * parameters if weight_bytes is None else weight_bytes,
         hidden_size=hidden,
-        layers=int(_first(text, "num_hidden_layers", "n_layer", "n_layers")),
+        layers=layers,
         kv_heads=int(text.get("num_key_value_heads") or heads),
         head_dim=int(text.get("head_dim") or hidden // heads),
         vocab_size=int(_first(text, "vocab_size") if "vocab_size" in text else _embedding_rows(shapes)),
@@ -158,7 +166,7 @@ def write_manifest(path: Path, key: str, parameters: int) -> Checkpoint:
 def load(path: Path, verify: bool) -> Checkpoint:
     """Return the checkpoint that a directory holds.
 
-    Files that the manifest does not name are let be, weights excepted, which an engine would read.
+    Files that the manifest does not name are let be, weights and code excepted, which an engine would read.
 
     Args:
         path: directory with a manifest.
@@ -173,14 +181,21 @@ def load(path: Path, verify: bool) -> Checkpoint:
 
     try:
         content = (path / MANIFEST).read_text(encoding="utf-8")
-        values = json.loads(content)
+        values = read_json(path / MANIFEST)
+        if values["schema"] != _SCHEMA:
+            raise ValueError(f"it is of schema {values['schema']!r:.20}, and this version reads {_SCHEMA}")
         key, parameters, files = str(values["key"]), int(values["parameters"]), dict(values["files"])
         if content != _canonical(key, parameters, files):
             raise ValueError("changed after it was written")
-        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
-            raise ValueError("names a file elsewhere")
+        if parameters < 1:
+            raise ValueError(f"it says that the model has {parameters} parameters")
         expected = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        for name in expected:
+            # Links too: what a store hands out must not make this machine read, or pass on, what lies elsewhere.
+            inside(path, name)
+        if not any(name.endswith(".safetensors") for name in expected):
+            raise ValueError("it names no weights")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise mismatch(f"{MANIFEST} is missing or damaged ({_said(error)})") from None
     for name, (size, digest) in expected.items():
         file = path / name
@@ -190,7 +205,8 @@ def load(path: Path, verify: bool) -> Checkpoint:
             raise mismatch(f"{name} has {file.stat().st_size} bytes, not {size}")
         if verify and sha256(file) != digest:
             raise mismatch(f"{name} was changed after it was written")
-    strange = sorted(f.name for f in path.glob("*.safetensors") if f.name not in expected)
+    weights = ("*.safetensors", "*.py", INDEX, *PICKLED)
+    strange = sorted(f.name for pattern in weights for f in path.glob(pattern) if f.name not in expected)
     if strange:
         raise mismatch(f"{strange[0]} does not belong to it")
     return Checkpoint(path, key, _weight_bytes(files), parameters)

@@ -1,6 +1,6 @@
 """What this machine and these packages can run, told without starting an engine or importing one.
 
-Whether a given model fits into memory is not among what is looked at.
+Whether a given model fits into memory and onto the disk is found out when its sweep is planned (`slim.preflight`).
 """
 
 from collections.abc import Callable, Mapping
@@ -70,6 +70,8 @@ TRIED: Mapping[str, str] = {
 }
 """Release series that the project was run with; another one may work as well, and gets a note."""
 
+_LITTLE_DISK_BYTES = 20 << 30
+
 
 def diagnose(measure: Environment, machine: Machine, quantize: Environment | None = None) -> list[Finding]:
     """Say what can run: each precision on each engine that the catalogue names for it, then everything else.
@@ -85,7 +87,16 @@ def diagnose(measure: Environment, machine: Machine, quantize: Environment | Non
         for precision in precisions.CATALOGUE.values()
         for engine in precision.engines
     ]
-    checks: tuple[Callable[[Environment, Machine], Finding | None], ...] = (_device, _driver, _energy, _harness, _embedded)
+    checks: tuple[Callable[[Environment, Machine], Finding | None], ...] = (
+        _device,
+        _driver,
+        _memory,
+        _disk,
+        _hub,
+        _energy,
+        _harness,
+        _embedded,
+    )
     findings += [finding for check in checks if (finding := check(measure, machine)) is not None]
     findings += _versions(measure, making)
     return findings
@@ -149,6 +160,33 @@ def _driver(environment: Environment, _: Machine) -> Finding | None:
     built = f", torch is built for CUDA {cuda}" if cuda else ""
     reasons = cuda_reasons(environment)
     return Finding("driver", Verdict.NO if reasons else Verdict.YES, "; ".join(reasons) or f"{hardware.driver}{built}")
+
+
+def _memory(_: Environment, machine: Machine) -> Finding | None:
+    if machine.memory_bytes is None:
+        return None
+    return Finding(
+        "memory", Verdict.YES, f"{machine.memory_bytes / 2**30:.0f} GiB of the host; a dry run says what a sweep needs"
+    )
+
+
+def _disk(_: Environment, machine: Machine) -> Finding | None:
+    if not machine.is_home_writable:
+        return Finding("disk", Verdict.NO, f"{machine.home} cannot be written; set SLIM_HOME to a directory of your own")
+    if machine.free_bytes is None:
+        return None
+    detail = f"{machine.free_bytes / 2**30:.0f} GiB free below {machine.home}"
+    if machine.free_bytes < _LITTLE_DISK_BYTES:
+        return Finding("disk", Verdict.NOTE, f"{detail}; little for models and checkpoints, and SLIM_HOME names another place")
+    return Finding("disk", Verdict.YES, detail)
+
+
+def _hub(_: Environment, machine: Machine) -> Finding:
+    if machine.hub == "offline":
+        return Finding("Hub", Verdict.NOTE, "HF_HUB_OFFLINE: models and data sets have to be on this machine")
+    if machine.hub == "none":
+        return Finding("Hub", Verdict.NOTE, "no token: gated models cannot be fetched; `hf auth login`, or set HF_TOKEN")
+    return Finding("Hub", Verdict.YES, "a token is there; whether a gated model lets it in, a dry run tells")
 
 
 def _energy(environment: Environment, machine: Machine) -> Finding:

@@ -5,6 +5,8 @@ Foreign errors (CUDA, vLLM, the Hub, MLflow) are translated where they enter; ev
 
 from enum import StrEnum
 
+from slim.redaction import redact
+
 
 class Reason(StrEnum):
     """Why a stage failed; the value of the tag ``slim.failure``."""
@@ -19,6 +21,7 @@ class Reason(StrEnum):
     ENGINE_START = "engine_start"
     ENGINE_CRASH = "engine_crash"
     EVALUATION = "evaluation"
+    DISK_FULL = "disk_full"
     TIMEOUT = "timeout"
     KILLED = "killed"
     INTERRUPTED = "interrupted"
@@ -27,7 +30,10 @@ class Reason(StrEnum):
 
 
 class SlimError(Exception):
-    """Base of all errors that this library raises on purpose."""
+    """Base of all errors that this library raises on purpose. Their texts hold no secrets (`slim.redaction`)."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(redact(one) if isinstance(one, str) else one for one in arguments))
 
 
 class UserError(SlimError):
@@ -72,4 +78,4 @@ class StageError(SlimError):
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
-        self.message = message
+        self.message = str(self)

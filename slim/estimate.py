@@ -31,8 +31,10 @@ MACHINES = {
 }
 
 _STEP_OVERHEAD_S = {"vllm": 0.002, "transformers": 0.02}
-_ITEM_TOKENS = 250
-"""A usual prompt; few-shot prompts of MMLU are longer, short ones of the built-in tasks shorter."""
+_INT8_OVERHEAD_S = 0.06
+"""Of each step of LLM.int8() beside that: activations are quantized, outliers taken out, layer by layer."""
+_ITEM_TOKENS, _BUILTIN_ITEM_TOKENS = 250, 120
+"""A usual prompt, and one of the built-in tasks; few-shot prompts of MMLU are longer."""
 
 _UNLIMITED_ITEMS = {"mmlu": 14042, "gsm8k": 1319, "hellaswag": 10042}
 _GPTQ_PASSES = 8
@@ -52,6 +54,8 @@ def profile_s(config: ProfileConfig, parameters: float, bits: int, engine: str, 
     """Return rough wall seconds of a profile stage, engine start not included."""
     machine = MACHINES[device]
     step = parameters * bits / 8 / machine.bytes_per_s + _STEP_OVERHEAD_S[engine]
+    if engine == "transformers" and bits == 8:
+        step += _INT8_OVERHEAD_S
     decode = step * config.output_tokens
     prefill = 2 * parameters * config.input_tokens / machine.flop_per_s
     alone = (config.requests + config.warmup.min_requests) * (decode + prefill)
@@ -70,8 +74,12 @@ def profile_s(config: ProfileConfig, parameters: float, bits: int, engine: str, 
 
 def evaluate_s(config: EvaluateConfig, parameters: float, device: str) -> float:
     """Return rough wall seconds of an evaluate stage, engine start not included."""
-    items = sum(task.limit or config.limit or _UNLIMITED_ITEMS.get(task.name, 1000) for task in config.tasks)
-    tokens = items * _ITEM_TOKENS + config.perplexity_tokens + (config.fidelity_tokens or 0)
+    tokens = sum(
+        (task.limit or config.limit or _UNLIMITED_ITEMS.get(task.name, 1000))
+        * (_BUILTIN_ITEM_TOKENS if task.name.startswith("slim_") else _ITEM_TOKENS)
+        for task in config.tasks
+    )
+    tokens += config.perplexity_tokens + (config.fidelity_tokens or 0)
     return 10 + 2 * parameters * tokens / MACHINES[device].flop_per_s
 
 

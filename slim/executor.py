@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from slim import files
+from slim import files, redaction
 from slim.errors import Reason, StageError
 from slim.jobs import Job, Spool, Spooled, new_job_dir
 from slim.provenance import ROOT
@@ -19,6 +19,7 @@ from slim.worker import tail
 
 _POLL_S = 0.1
 _GRACE_S = 5.0
+_NOT_FOR_WORKERS = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_TRACKING_", "MLFLOW_REGISTRY_URI")
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class LocalExecutor:
                 ended_by = self._watch(process, job_dir / "progress.jsonl", timeouts_s, on_progress, on_tick)
             finally:
                 _stop(process)
+                redaction.scrub(job_dir / "worker.log")
         wall_s = time.perf_counter() - start
         failure = self._failure(process.returncode, ended_by, job_dir, oom=_oom_kills() > killed_before)
         if not job.orders and process.returncode != 0:
@@ -151,8 +153,11 @@ class LocalExecutor:
 
 
 def _environment() -> dict[str, str]:
-    """The worker's environment: ours, with the project importable and without MLflow's run, which is not the worker's to write."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")}
+    """The worker's environment: ours, with the project importable and without MLflow's run, store and passwords.
+
+    A worker runs packages and perhaps a model's own code; the store is not theirs to write.
+    """
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(_NOT_FOR_WORKERS)}
     environment["PYTHONPATH"] = os.pathsep.join(p for p in (str(ROOT), environment.get("PYTHONPATH")) if p)
     environment["PYTHONUNBUFFERED"] = "1"
     return environment

@@ -7,6 +7,9 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from slim.redaction import scrub
 
 
 @contextlib.contextmanager
@@ -39,18 +42,67 @@ def written_aside(target: Path) -> Iterator[Path]:
         raise
 
 
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON, or nested beyond measure.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path.name} is nested beyond measure") from None
+
+
+def inside(directory: Path, *names: str) -> Path:
+    """Return a path below a directory, made of names that come from elsewhere.
+
+    Raises:
+        ValueError: it would lie outside, by ``..``, an absolute name, or a link.
+    """
+    root = directory.resolve()
+    path = root.joinpath(*names)
+    if any(".." in Path(name).parts or Path(name).is_absolute() or "\0" in name for name in names) or not _is_below(path, root):
+        raise ValueError(f"{'/'.join(names)!r} leads out of its directory")
+    return path
+
+
+def _is_below(path: Path, root: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):
+        # Links that lead in a circle.
+        return False
+
+
+def nearest(place: Path) -> Path:
+    """Return the place itself or the nearest directory above it that exists."""
+    return next((one for one in (place, *place.parents) if one.exists()), Path("/"))
+
+
+def writable(place: Path) -> bool:
+    """Whether a directory can be made or written there."""
+    found = nearest(place)
+    return found.is_dir() and os.access(found, os.W_OK | os.X_OK)
+
+
 def copy_ends(source: Path, target: Path, limit: int = 2 << 20) -> None:
-    """Copy a log; of one that is longer than ``limit`` bytes, its beginning and its end, with a line between that says so."""
+    """Copy a log without the secrets in it.
+
+    Of one that is longer than ``limit`` bytes, its beginning and its end, with a line between that says so.
+    """
     size = source.stat().st_size
     with source.open("rb") as log, target.open("wb") as copy:
         if size <= limit:
             shutil.copyfileobj(log, copy)
-            return
-        copy.write(log.read(limit // 2))
-        copy.write(f"\n[{size - 2 * (limit // 2):,} bytes left out]\n".encode())
-        log.seek(size - limit // 2)
-        # Whoever writes may go on meanwhile.
-        copy.write(log.read(limit // 2))
+        else:
+            copy.write(log.read(limit // 2))
+            copy.write(f"\n[{size - 2 * (limit // 2):,} bytes left out]\n".encode())
+            log.seek(size - limit // 2)
+            # Whoever writes may go on meanwhile.
+            copy.write(log.read(limit // 2))
+    scrub(target)
 
 
 def sha256(path: Path) -> str:
@@ -69,7 +121,7 @@ class HashCache:
     def __init__(self, store: Path) -> None:
         self._store = store
         try:
-            known = json.loads(store.read_text(encoding="utf-8"))
+            known = read_json(store)
         except (OSError, ValueError):
             known = {}
         self._known: dict[str, str] = known if isinstance(known, dict) else {}

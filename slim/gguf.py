@@ -6,6 +6,7 @@ splitting rule is known here. Anything else is refused rather than converted int
 
 import contextlib
 import functools
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -63,8 +64,9 @@ def read_header(path: Path) -> Header:
                 names.append(_string(file))
                 file.seek(8 * _unpack(file, "<I") + 4 + 8, 1)
             return Header(values, tuple(names))
-    except (OSError, struct.error, UnicodeDecodeError, KeyError, OverflowError, MemoryError) as error:
-        raise ModelError(f"model {str(path)!r} cannot be read as GGUF: {' '.join(str(error).split())}") from None
+    except (OSError, struct.error, UnicodeDecodeError, KeyError, OverflowError, MemoryError, RecursionError) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"model {str(path)!r} cannot be read as GGUF: {said[:200]}") from None
 
 
 def check(path: Path) -> Header:
@@ -201,11 +203,14 @@ def _unpack(file: BinaryIO, form: str) -> Any:
 
 
 def _string(file: BinaryIO) -> str:
-    length = _unpack(file, "<Q")
-    data = file.read(length)
-    if len(data) != length:
+    return _bytes(file, _unpack(file, "<Q")).decode("utf-8")
+
+
+def _bytes(file: BinaryIO, length: int) -> bytes:
+    """The next bytes; a length that the file cannot have is refused before memory is asked for."""
+    if length > os.fstat(file.fileno()).st_size - file.tell():
         raise struct.error("cut off")
-    return data.decode("utf-8")
+    return file.read(length)
 
 
 def _value(file: BinaryIO, kind: int) -> Any:
@@ -216,5 +221,5 @@ def _value(file: BinaryIO, kind: int) -> Any:
         if of in (_STRING, _ARRAY):
             return [_value(file, of) for _ in range(count)]
         form = f"<{count}{_SCALARS[of][1:]}"
-        return list(struct.unpack(form, file.read(struct.calcsize(form))))
+        return list(struct.unpack(form, _bytes(file, struct.calcsize(form))))
     return _unpack(file, _SCALARS[kind])

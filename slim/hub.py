@@ -1,5 +1,6 @@
 """Models of the Hugging Face Hub: an id and a revision become a commit, a commit becomes a directory."""
 
+import os
 import re
 from pathlib import Path
 
@@ -16,6 +17,12 @@ _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MIRROR = "give a local directory that holds it instead"
 _TIMEOUT_S = 20.0
+_TRUE = {"1", "ON", "YES", "TRUE"}
+
+
+def is_offline() -> bool:
+    """Whether the user forbade to ask the Hub."""
+    return any(os.environ.get(name, "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
 
 
 def is_id(reference: str) -> bool:
@@ -61,6 +68,33 @@ def resolve(entry: ModelEntry) -> ModelSource:
         raise ModelError(f"{name}: the Hub names no commit for revision {entry.revision!r}")
     _check(info.config, [s.rfilename for s in info.siblings or []], entry.id)
     return _source(entry, info.sha)
+
+
+def check_access(source: ModelSource) -> None:
+    """Make sure that a model that is gated on the Hub is so for others only. Without a network nothing is said here.
+
+    Raises:
+        StageError: ``model_unavailable``: its terms were not accepted, or nobody is logged in.
+    """
+    import httpx
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    if constants.HF_HUB_OFFLINE:
+        return
+    try:
+        HfApi().auth_check(source.reference)
+    except GatedRepoError:
+        raise StageError(
+            Reason.MODEL_UNAVAILABLE,
+            f"model {source.reference!r} is gated on the Hub: accept its terms there and log in with `hf auth login`, or set HF_TOKEN",
+        ) from None
+    except RepositoryNotFoundError:
+        raise StageError(
+            Reason.MODEL_UNAVAILABLE, f"model {source.reference!r} is not on the Hub, as far as you may see"
+        ) from None
+    except (httpx.HTTPError, HfHubHTTPError, OSError):
+        return
 
 
 def downloaded(source: ModelSource) -> Path | None:

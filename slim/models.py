@@ -94,9 +94,14 @@ def _local_path(reference: str) -> Path | None:
     """The path that an id means; None for one that can only be a Hub id. An existing directory wins, as in transformers."""
     if reference == EMBEDDED:
         return embedded_file()
-    path = Path(reference).expanduser()
-    if path.exists() or reference.startswith(_PATH_STARTS) or reference in (".", "..") or path.suffix == ".gguf":
-        if not path.exists():
+    try:
+        path = Path(reference).expanduser()
+        is_there = path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        # No such user, a name too long, or one that no file can have.
+        raise ModelError(f"model {reference!r} names no file or directory ({error}); {ALLOWED}") from None
+    if is_there or reference.startswith(_PATH_STARTS) or reference in (".", "..") or path.suffix == ".gguf":
+        if not is_there:
             raise ModelError(f"model {reference!r}: no such file or directory; {ALLOWED}")
         return path.resolve()
     return None

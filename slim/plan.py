@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from slim import doctor, estimate, evaluate, keys, models, precisions, quantize, rows, text
+from slim import doctor, estimate, evaluate, files, keys, models, precisions, preflight, quantize, rows, text
+from slim.checkpoint import Shape
 from slim.config import ModelEntry, SweepConfig
 from slim.errors import ConfigError, StageError
 from slim.jobs import Spool
@@ -76,6 +77,7 @@ class PlannedConfiguration:
         baseline: name of the configuration it is compared with; None for a baseline.
         reference: of the comparison of distributions; None for a baseline or without such a comparison.
         left_out: which stage that the sweep asks for is left out, and why; None when none is.
+        disk_bytes: about what is left to do will take on disk, its share of converting the model included.
     """
 
     name: str
@@ -90,6 +92,7 @@ class PlannedConfiguration:
     baseline: str | None = None
     reference: PlannedReference | None = None
     left_out: str | None = None
+    disk_bytes: int = 0
 
     @property
     def keeps_reference(self) -> bool:
@@ -124,6 +127,11 @@ class Plan:
         """Rough wall seconds of what is left."""
         return sum(c.estimate_s for c in self.configurations)
 
+    @property
+    def disk_bytes(self) -> int:
+        """Rough bytes on disk of what is left."""
+        return sum(c.disk_bytes for c in self.configurations)
+
 
 def make(config: SweepConfig, store: Store | None, spool: Spool | None) -> Plan:
     """Work out a sweep without doing any of it.
@@ -142,6 +150,7 @@ def make(config: SweepConfig, store: Store | None, spool: Spool | None) -> Plan:
     check(config)
     findings = {f.subject: f for f in doctor.diagnose(measure, doctor.read_machine(), quantizing) if f.is_configuration}
     planned = []
+    disks = _disks(store, spool)
     for source in sources:
         pairs = [precisions.serve(p.precision, p.engine) for p in config.precisions]
         # Baselines first, so that whatever comes later can be compared at once.
@@ -149,15 +158,22 @@ def make(config: SweepConfig, store: Store | None, spool: Spool | None) -> Plan:
             key=lambda pair: precisions.BASELINES.index(pair[0].name) if pair[0].name in precisions.BASELINES else len(pairs)
         )
         parameters = _parameters(source)
+        shape = _shape(source)
+        unreachable = preflight.access(source)
+        to_convert = preflight.source_bytes(source, shape)
         asked, left_out = _evaluable(config, source)
         for precision, engine in pairs:
             baseline = next((p.name for b in precisions.BASELINES for p, e in pairs if p.name == b and e == engine), None)
             one = _configuration(
                 asked, source, precision, engine, baseline, measure=measure, quantizing=quantizing, parameters=parameters
             )
-            failure = _impossible(findings, precision, engine) or _preflight(source, precision, config)
+            failure = _impossible(findings, precision, engine) or unreachable or _preflight(source, precision, config)
             named = _name(source, baseline, engine) if baseline and baseline != precision.name else None
-            planned.append(_with_reuse(replace(one, failure=failure, baseline=named, left_out=left_out), store, spool))
+            one = _with_reuse(replace(one, failure=failure, baseline=named, left_out=left_out), store, spool)
+            model = _Model(shape, parameters, to_convert)
+            one = _with_room(one, asked, model, disks, (measure, quantizing))
+            to_convert = 0 if one.disk_bytes else to_convert
+            planned.append(one)
     return Plan(config, measure, quantizing, tuple(planned))
 
 
@@ -332,6 +348,65 @@ def _preflight(source: ModelSource, precision: Precision, config: SweepConfig) -
     return _caught(look)
 
 
+@dataclass(frozen=True)
+class _Model:
+    """What is known of a model's size, and what converting it takes on disk if that is still to be done."""
+
+    shape: Shape | None
+    parameters: float
+    to_convert_bytes: int
+
+
+def _shape(source: ModelSource) -> Shape | None:
+    """The model's shape, where it is known; what is wrong with it `_preflight` tells."""
+    try:
+        return models.describe(source)
+    except StageError:
+        return None
+
+
+def _disks(store: Store | None, spool: Spool | None) -> list[preflight.Disk]:
+    """The disks that results go to: of the spool, and of a store's local artifacts where that is another one."""
+    places = [spool.root] if spool is not None else []
+    local = store.artifact_directory() if store is not None else None
+    if local is not None and all(files.nearest(local).stat().st_dev != files.nearest(p).stat().st_dev for p in places):
+        # On the same disk checkpoints are linked, not copied.
+        places.append(local)
+    return [preflight.Disk.of(place) for place in places]
+
+
+def _with_room(
+    planned: PlannedConfiguration,
+    config: SweepConfig,
+    model: "_Model",
+    disks: Sequence[preflight.Disk],
+    workers: tuple[Environment, Environment],
+) -> PlannedConfiguration:
+    """Look whether what is left of a configuration fits into memory and on the disks, and set its room there aside."""
+    stages = [s.stage for s in planned.stages if s.to_run]
+    if planned.failure is not None or planned.run is not None or not stages:
+        return planned
+    failure = None
+    if "quantize" in stages:
+        failure = preflight.calibration(planned.precision, config.quantize)
+    if failure is None and model.shape is not None:
+        failure = preflight.memory(
+            model.shape,
+            planned.precision,
+            planned.engine,
+            config,
+            measure=workers[0],
+            quantizing=workers[1],
+            makes="quantize" in stages,
+        )
+    needed = preflight.result_bytes(
+        model.shape, planned.precision, config, stages, keeps=planned.keeps_reference, parameters=model.parameters
+    )
+    for number, disk in enumerate(disks):
+        failure = failure or disk.take(needed + (model.to_convert_bytes if number == 0 else 0), planned.name)
+    return replace(planned, failure=failure, disk_bytes=0 if failure else needed + model.to_convert_bytes)
+
+
 def _caught(call: Callable[[], object]) -> Failure | None:
     try:
         call()
@@ -342,10 +417,7 @@ def _caught(call: Callable[[], object]) -> Failure | None:
 
 def _parameters(source: ModelSource) -> float:
     """Parameters for estimates: counted when the model's shape is known, else a guess."""
-    try:
-        shape = models.describe(source)
-    except StageError:
-        return _ROUGH_PARAMETERS
+    shape = _shape(source)
     if shape is not None:
         return float(shape.parameters)
     # A GGUF file has about a byte a weight.

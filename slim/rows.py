@@ -1,6 +1,7 @@
 """Rows of chat and text data sets, from the Hub, a local mirror of it or a JSON Lines file, and the text that each is to a model."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,6 +13,7 @@ from slim.errors import ConfigError, Reason, StageError
 Row = Mapping[str, Any]
 
 _TEXT_FILES = (".txt", ".md", ".jsonl")
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class HubRows:
 
 def is_hub_id(name: str) -> bool:
     """Whether ``name`` can be a data set of the Hub, ``<organisation>/<name>``, rather than a path."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith((*_TEXT_FILES, "/"))
+    return _ID.fullmatch(name) is not None and not name.endswith(_TEXT_FILES)
 
 
 def read_jsonl(path: Path, count: int) -> list[Row]:

@@ -6,14 +6,18 @@ Each function returns reasons why not, one line each; what is unknown is not hel
 
 import platform
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
+from slim import files
+from slim.hub import is_offline
 from slim.precisions import EngineName, Precision
-from slim.provenance import Environment, Hardware, gpu_hardware
+from slim.provenance import Environment, Hardware, cpu_hardware, gpu_hardware
+from slim.redaction import has_hub_token
 
 WORKER = ("pydantic", "pyyaml", "psutil")
 """Distributions that every worker imports."""
@@ -38,12 +42,22 @@ class Machine:
         cpu_flags: instruction sets as the kernel names them; empty when unknown, and then nothing is held against the CPU.
         gpu: what NVML shows, whether the installed packages can use it or not; None without a GPU.
         energy_counter: whether the GPU's total-energy counter can be read.
+        memory_bytes: of the host, or the container's limit; None when unknown.
+        home: where models, checkpoints and results wait (``SLIM_HOME``).
+        free_bytes: on its disk; None when unknown.
+        is_home_writable: whether files can be made there.
+        hub: what there is to reach gated models with: ``token``, ``none``, or ``offline`` where the Hub must not be asked.
     """
 
     architecture: str
     cpu_flags: frozenset[str]
     gpu: Hardware | None
     energy_counter: bool
+    memory_bytes: int | None = None
+    home: str = ""
+    free_bytes: int | None = None
+    is_home_writable: bool = True
+    hub: str = "token"
 
 
 def read_machine() -> Machine:
@@ -61,6 +75,11 @@ def read_machine() -> Machine:
         cpu_flags=frozenset(flags[1].split()) if flags else frozenset(),
         gpu=gpu,
         energy_counter=gpu is not None and open_device().total_energy_j() is not None,
+        memory_bytes=cpu_hardware().memory_bytes,
+        home=str(files.home()),
+        free_bytes=shutil.disk_usage(files.nearest(files.home())).free,
+        is_home_writable=files.writable(files.home()),
+        hub="offline" if is_offline() else "token" if has_hub_token() else "none",
     )
 
 

@@ -26,6 +26,7 @@ from slim.engines import Engine, EngineSpec, open_engine
 from slim.errors import ConfigError, ModelError, Reason, StageError, UserError
 from slim.jobs import Draft, Job, Spool, StageOrder
 from slim.records import Checkpoint, Failure, OnProgress, Progress, Stage, StageResult
+from slim.redaction import redact
 from slim.stats import integrate
 
 LOG_TAIL_LINES = 40
@@ -84,7 +85,7 @@ def failure_of(error: BaseException, stage: Stage | None) -> Failure:
             reason = Reason.OUT_OF_MEMORY
         case _:
             reason, message = Reason.INTERNAL, f"{type(error).__name__}: {message}"
-    return Failure(reason, message[:1000])
+    return Failure(reason, redact(message)[:1000])
 
 
 @dataclass
@@ -328,7 +329,7 @@ def _finish(draft: Draft, result: StageResult, job_dir: Path) -> None:
 def tail(log: Path) -> str:
     """Return the last lines of a log; empty when there is none."""
     try:
-        return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:])
+        return redact("\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]))
     except FileNotFoundError:
         return ""
 

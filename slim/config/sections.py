@@ -1,13 +1,23 @@
 """The sections of a sweep file: fields, defaults, and what is allowed in each."""
 
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from slim import precisions
 
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
-Positive = Annotated[int, Field(gt=0)]
+
+def _printable(value: str) -> str:
+    """Names end up in paths, terminals, logs and pages."""
+    if not value.isprintable():
+        raise ValueError(f"{value!r} holds a control character or an invisible one; allowed: letters, digits, signs and blanks")
+    return value
+
+
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(_printable)]
+Text = Annotated[str, StringConstraints(max_length=100_000)]
+Positive = Annotated[int, Field(gt=0, le=1_000_000_000)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -16,9 +26,12 @@ _FIDELITY_TOKEN_BYTES = 128
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys are refused, values are not coerced into another type, records do not change."""
+    """Base of all sections: unknown keys are refused, values are not coerced into another type, records do not change.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    Numbers are finite.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ModelEntry(Section):
@@ -73,6 +86,16 @@ class QuantizeConfig(Section):
     damping: Annotated[float, Field(gt=0, lt=1)] = 0.01
     ignore: tuple[Name, ...] = ("lm_head",)
 
+    @field_validator("ignore")
+    @classmethod
+    def _patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            try:
+                re.compile(pattern.removeprefix("re:") if pattern.startswith("re:") else "")
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression ({error})") from None
+        return value
+
 
 class TaskEntry(Section):
     """A task of the harness, or a group of tasks. In a sweep file also just its name.
@@ -84,7 +107,7 @@ class TaskEntry(Section):
     """
 
     name: Name
-    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    num_fewshot: Annotated[int, Field(ge=0, le=1000)] | None = None
     limit: Positive | None = None
 
 
@@ -113,11 +136,11 @@ class EvaluateConfig(Section):
     )
     limit: Positive | None = None
     apply_chat_template: bool = False
-    system_prompt: str | None = None
+    system_prompt: Text | None = None
     data_dir: Name | None = None
     perplexity_text: Name | None = "python-docs"
     perplexity_tokens: Positive = 8192
-    fidelity_tokens: Annotated[int, Field(ge=2)] | None = 1024
+    fidelity_tokens: Annotated[int, Field(ge=2, le=1_000_000_000)] | None = 1024
     fidelity_max_mib: Positive = 64
     max_gen_tokens: Positive = 256
     batch_size: Positive = 16
@@ -240,7 +263,7 @@ class LoadConfig(Section):
         tpot_ms: target of the time per output token.
     """
 
-    rates_per_s: tuple[Annotated[float, Field(ge=0.001, le=100_000, allow_inf_nan=False)], ...]
+    rates_per_s: tuple[Annotated[float, Field(ge=0.001, le=100_000)], ...]
     requests: Positive = 200
     ttft_ms: Annotated[float, Field(gt=0)] = 500.0
     tpot_ms: Annotated[float, Field(gt=0)] = 50.0
@@ -281,7 +304,7 @@ class ProfileConfig(Section):
     """
 
     input_tokens: Positive = 256
-    output_tokens: Annotated[int, Field(ge=2)] = 256
+    output_tokens: Annotated[int, Field(ge=2, le=1_000_000_000)] = 256
     prompts: PromptsConfig = PromptsConfig()
     requests: Positive = 50
     warmup: WarmupConfig = WarmupConfig()

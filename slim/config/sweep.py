@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from slim import precisions
+from slim.config import reading
 from slim.config.sections import (
     ComparisonConfig,
     EnginesConfig,
@@ -15,7 +15,6 @@ from slim.config.sections import (
     InterpretersConfig,
     ModelEntry,
     Name,
-    Positive,
     PrecisionEntry,
     ProfileConfig,
     QuantizeConfig,
@@ -23,6 +22,9 @@ from slim.config.sections import (
     TimeoutsConfig,
 )
 from slim.errors import ConfigError
+
+_SHOWN = 120
+"""Characters of a wrong value that an error repeats."""
 
 
 class SweepConfig(Section):
@@ -47,7 +49,7 @@ class SweepConfig(Section):
 
     name: Name = "sweep"
     experiment: Name = "slim"
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42
     models: tuple[ModelEntry, ...]
     precisions: tuple[PrecisionEntry, ...]
     quantize: QuantizeConfig = QuantizeConfig()
@@ -55,7 +57,7 @@ class SweepConfig(Section):
     profile: ProfileConfig | None = ProfileConfig()
     comparison: ComparisonConfig = ComparisonConfig()
     engines: EnginesConfig = EnginesConfig()
-    repeats: Positive = 1
+    repeats: Annotated[int, Field(gt=0, le=1000)] = 1
     on_failure: Literal["continue", "stop"] = "continue"
     interpreters: InterpretersConfig = InterpretersConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
@@ -69,6 +71,13 @@ class SweepConfig(Section):
     @classmethod
     def _precision_names(cls, value: Any) -> Any:
         return tuple(parse_precision(v) if isinstance(v, str) else v for v in value) if isinstance(value, list | tuple) else value
+
+    @field_validator("experiment")
+    @classmethod
+    def _no_directory(cls, value: str) -> str:
+        if value in (".", ".."):
+            raise ValueError(f"{value!r} is no name of an experiment")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -123,11 +132,13 @@ class SweepConfig(Section):
             ConfigError: no such file, not YAML, or not a sweep.
         """
         try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            values = reading.parse(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"sweep file {str(path)!r} cannot be read: {error.strerror}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"sweep file {str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"sweep file {str(path)!r} is not YAML in UTF-8: {error}") from None
+        except ConfigError as error:
+            raise ConfigError(f"sweep file {str(path)!r} {error}") from None
         if not isinstance(values, dict):
             raise ConfigError(f"sweep file {str(path)!r} must hold a mapping of fields, not {type(values).__name__}")
         return cls.build(overrides or {}, values, source=str(path))
@@ -176,13 +187,18 @@ def _first_line(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in problem["loc"]) or "file"
     message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] in ("extra_forbidden", "invalid_key"):
         return f"{field}: unknown key; allowed: {', '.join(_allowed(problem['loc']))}"
     if problem["type"] == "missing":
         return f"{field}: missing"
-    given = "" if isinstance(problem["input"], dict) or problem["type"] == "value_error" else f", got {problem['input']!r}"
+    given = "" if isinstance(problem["input"], dict) or problem["type"] == "value_error" else f", got {_shown(problem['input'])}"
     more = len(error.errors()) - 1
     return f"{field}: {message}{given}" + (f" (and {more} more)" if more else "")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def _allowed(location: tuple[int | str, ...]) -> list[str]:

@@ -105,6 +105,7 @@ class TransformersEngine:
                 attn_implementation=spec.options.get("attention", "sdpa"),
                 device_map={"": self._device},
                 trust_remote_code=spec.trust_remote_code,
+                use_safetensors=True,
                 output_loading_info=True,
             )
         except (ImportError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError) as error:

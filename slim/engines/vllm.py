@@ -99,6 +99,7 @@ class VllmEngine:
             "dtype": spec.dtype,
             "seed": spec.seed,
             "trust_remote_code": spec.trust_remote_code,
+            "load_format": "safetensors",
             "max_model_len": context_length(config, options.get("max_model_len", 8192)),
             "max_num_seqs": max_num_seqs,
             "enable_prefix_caching": True,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from slim.errors import ConfigError
 from slim.files import HashCache, home
+from slim.hub import is_offline
 
-_TRUE = {"1", "ON", "YES", "TRUE"}
 _NAMED_AT_MOST = 5
 
 
@@ -20,8 +20,10 @@ def local_copy(data_set: str, data_dir: Path | None) -> Path | None:
         data_set: Hub id.
         data_dir: the mirror, laid out ``<organisation>/<name>``; None for none.
     """
-    path = data_dir.resolve() / data_set if data_dir is not None else None
-    return path if path is not None and path.is_dir() else None
+    if data_dir is None or ".." in Path(data_set).parts or Path(data_set).is_absolute():
+        return None
+    path = data_dir.resolve() / data_set
+    return path if path.is_dir() else None
 
 
 def command(data_set: str, data_dir: Path | None) -> str:
@@ -45,7 +47,7 @@ def check(data_sets: Mapping[str, str], data_dir: Path | None) -> None:
         raise ConfigError(f"evaluate.data_dir: {str(data_dir)!r} is not a directory")
     if not is_offline():
         return
-    missing = {one: task for one, task in data_sets.items() if local_copy(one, data_dir) is None and not _cached(one)}
+    missing = {one: task for one, task in data_sets.items() if local_copy(one, data_dir) is None and not is_cached(one)}
     if not missing:
         return
     first, task = next(iter(missing.items()))
@@ -92,12 +94,7 @@ def cache_dir(data_set: str, data_dir: Path | None) -> str | None:
     return str(Path(datasets.config.HF_DATASETS_CACHE) / f"mirror-{fingerprint({data_set: ''}, data_dir)}")
 
 
-def is_offline() -> bool:
-    """Whether the user forbade to ask the Hub."""
-    return any(os.environ.get(name, "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
-
-
-def _cached(data_set: str) -> bool:
+def is_cached(data_set: str) -> bool:
     """Whether an earlier download may have left the data set in one of the Hub's caches; which files, only a try tells."""
     from huggingface_hub.constants import HF_HOME, HF_HUB_CACHE
 

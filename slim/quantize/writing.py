@@ -26,7 +26,12 @@ def load(source: Path, precision: Precision, *, trust_remote_code: bool, **optio
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(
-        source, dtype=getattr(torch, precision.dtype), trust_remote_code=trust_remote_code, local_files_only=True, **options
+        source,
+        dtype=getattr(torch, precision.dtype),
+        trust_remote_code=trust_remote_code,
+        use_safetensors=True,
+        local_files_only=True,
+        **options,
     )
     return model.eval()
 

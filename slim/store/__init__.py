@@ -2,12 +2,13 @@
 
 from slim.store.bulk import Snapshot
 from slim.store.connection import default_tracking_uri
-from slim.store.contract import TAG, Kind, StoredRun
+from slim.store.contract import SCHEMA, TAG, Kind, StoredRun
 from slim.store.keeping import keep
 from slim.store.reading import Reader
 from slim.store.store import Store, experiment_of, explain_run
 
 __all__ = [
+    "SCHEMA",
     "TAG",
     "Kind",
     "Reader",

@@ -12,6 +12,7 @@ from mlflow.models import Model
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
+from slim import files
 from slim.checkpoint import MANIFEST
 
 
@@ -68,7 +69,7 @@ def local_path(client: Any, model_id: str, cache: Path) -> Path:
     model = client.get_logged_model(model_id)
     if (local := local_directory(model.artifact_location)) is not None:
         return local
-    target = cache / model_id
+    target = files.inside(cache, model_id)
     if not (target / MANIFEST).exists():
         from mlflow.artifacts import download_artifacts
 

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from slim.errors import StoreConfigError, StoreError
+from slim.redaction import redact
 
 _SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 _ALLOWED = "sqlite:///<absolute path>, http(s)://<server>, or another database that MLflow takes"
@@ -27,7 +28,7 @@ def sqlite_path(tracking_uri: str) -> Path | None:
         return None
     name = tracking_uri.partition(":///")[2]
     if not name:
-        raise StoreConfigError(f"tracking store {tracking_uri!r} names no file; allowed: {_ALLOWED}")
+        raise StoreConfigError(f"tracking store {redact(tracking_uri)!r} names no file; allowed: {_ALLOWED}")
     return Path(name).expanduser().absolute()
 
 
@@ -35,31 +36,38 @@ def check_address(tracking_uri: str) -> str:
     """Return the address with a SQLite path made absolute, after checking all that can be checked without opening it.
 
     Raises:
-        StoreConfigError: unknown scheme, missing directory, or a place that cannot be written.
+        StoreConfigError: unknown scheme, missing server or directory, a file that is no MLflow store, or a place that cannot be written.
     """
-    scheme = urlparse(tracking_uri).scheme.partition("+")[0]
-    if scheme not in _SCHEMES:
-        raise StoreConfigError(f"tracking store {tracking_uri!r} is not supported; allowed: {_ALLOWED}")
+    named = f"tracking store {redact(tracking_uri)!r}"
+    if not tracking_uri.isprintable():
+        raise StoreConfigError(f"{named} cannot be opened: its address holds a control character; allowed: {_ALLOWED}")
+    try:
+        parts = urlparse(tracking_uri)
+        scheme, server, _ = parts.scheme.partition("+")[0], parts.hostname, parts.port
+    except ValueError as error:
+        raise StoreConfigError(f"{named} is not an address ({error}); allowed: {_ALLOWED}") from None
+    if scheme not in _SCHEMES and tracking_uri != "databricks":
+        raise StoreConfigError(f"{named} is not supported; allowed: {_ALLOWED}")
+    if scheme in ("http", "https") and not server:
+        raise StoreConfigError(f"{named} names no server; allowed: {_ALLOWED}")
     path = sqlite_path(tracking_uri)
     if path is None:
         return tracking_uri
     if not path.parent.is_dir():
-        raise StoreConfigError(
-            f"tracking store {tracking_uri!r}: directory {str(path.parent)!r} does not exist; make it, or name another"
-        )
+        raise StoreConfigError(f"{named}: directory {str(path.parent)!r} does not exist; make it, or name another")
     if path.is_dir():
-        raise StoreConfigError(f"tracking store {tracking_uri!r} is a directory; name a file in it")
+        raise StoreConfigError(f"{named} is a directory; name a file in it")
     try:
         _probe(path)
     except (OSError, sqlite3.Error) as error:
-        raise StoreConfigError(
-            f"tracking store {tracking_uri!r} cannot be opened for writing ({error}); name another place"
-        ) from None
+        raise StoreConfigError(f"{named} cannot be opened for writing ({error}); name another place") from None
     return f"sqlite:///{path}"
 
 
 def _probe(path: Path) -> None:
     """Make sure that a SQLite file can be written; MLflow itself would try for minutes, and root may write where files cannot be."""
+    if path.exists() and not path.is_file():
+        raise FileExistsError("it is no regular file")
     if not path.exists():
         with tempfile.TemporaryFile(dir=path.parent):
             return
@@ -67,7 +75,10 @@ def _probe(path: Path) -> None:
         raise PermissionError("no permission to write")
     connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True)
     try:
-        connection.execute("PRAGMA schema_version").fetchone()
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        # MLflow would put its own tables beside those of whatever program this file belongs to.
+        if tables and not {"alembic_version", "experiments"} <= tables:
+            raise sqlite3.DatabaseError("it is the database of another program than MLflow")
     finally:
         connection.close()
 
@@ -80,7 +91,7 @@ def translated(what: str) -> Iterator[None]:
     except StoreError:
         raise
     except Exception as error:
-        line = " ".join(str(error).split())[:300]
+        line = redact(" ".join(str(error).split()))[:300]
         raise StoreError(f"tracking store: {what} failed: {line}") from error
 
 
@@ -96,13 +107,13 @@ def open_client(tracking_uri: str) -> Any:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow.tracking import MlflowClient
 
-    # MLflow narrates each database migration.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
+    # MLflow narrates each database migration, and prints the traceback of each error beside raising it.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     logging.getLogger("alembic").setLevel(logging.ERROR)
     try:
         client = MlflowClient(tracking_uri=tracking_uri)
         client.search_experiments(max_results=1)
     except Exception as error:
-        line = " ".join(str(error).split())[:200]
-        raise StoreConfigError(f"tracking store {tracking_uri!r} cannot be opened: {line}") from error
+        line = redact(" ".join(str(error).split()))[:200]
+        raise StoreConfigError(f"tracking store {redact(tracking_uri)!r} cannot be opened: {line}") from error
     return client

@@ -1,6 +1,7 @@
 """Opening a store, and reading runs and what they wrote."""
 
 import contextlib
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any, Self
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
+from slim import files
 from slim.errors import NotStoredError, StoreConfigError
+from slim.redaction import HIDDEN, redact
 from slim.store import bulk, checkpoints, tables
 from slim.store.bulk import Snapshot
 from slim.store.connection import check_address, open_client, sqlite_path, translated
-from slim.store.contract import TAG, Kind, StoredRun
+from slim.store.contract import SCHEMA, TAG, Kind, StoredRun
 
 _PAGE = 1000
 
@@ -33,6 +36,11 @@ class Reader:
         self.experiment = experiment
         self.client = client
         self.experiment_id = experiment_id
+
+    @property
+    def address(self) -> str:
+        """The store's address as it may be shown: without user name and password."""
+        return redact(self.tracking_uri).replace(f"{HIDDEN}@", "")
 
     @classmethod
     def open(cls, tracking_uri: str, experiment: str, *, create: bool = True) -> Self | None:
@@ -61,12 +69,21 @@ class Reader:
             return None
         if found is None:
             # MLflow's default is relative to the working directory of whoever reads it.
-            location = (path.parent / "mlartifacts" / experiment.replace("/", "_")).as_uri() if path is not None else None
+            location = (path.parent / "mlartifacts" / _folder(experiment)).as_uri() if path is not None else None
+            _check_writable(location, experiment)
             with translated(f"making experiment {experiment!r}"):
                 experiment_id = client.create_experiment(experiment, artifact_location=location)
         else:
+            if create:
+                _check_writable(found.artifact_location, experiment)
             experiment_id = found.experiment_id
         return cls(address, experiment, client, experiment_id)
+
+    def artifact_directory(self) -> Path | None:
+        """Return where the experiment's artifacts lie on this machine; None where a server or another machine keeps them."""
+        with translated("looking up the experiment"):
+            experiment = self.client.get_experiment(self.experiment_id)
+        return checkpoints.local_directory(experiment.artifact_location)
 
     def search(
         self, filter_string: str, limit: int | None = None, order_by: Sequence[str] = (), *, deleted: bool = False
@@ -127,6 +144,7 @@ class Reader:
     def find_finished(self, kind: Kind, key: str) -> StoredRun | None:
         """Return the newest finished run of that kind and key whose checkpoint, if it made one, is still there."""
         query = f"tags.`{TAG.KIND}` = '{kind}' and tags.`{TAG.KEY}` = '{key}' and attributes.status = 'FINISHED'"
+        query += f" and tags.`{TAG.SCHEMA}` = '{SCHEMA}'"
         for run in self.search(query, limit=5):
             if kind != "quantize" or self.has_checkpoint(run):
                 return run
@@ -160,11 +178,14 @@ class Reader:
             StoreError: it cannot be fetched.
         """
         missing = NotStoredError(f"run {run.run_id} has no artifact {path!r}")
+        try:
+            target = files.inside(cache, run.run_id, path)
+        except ValueError:
+            raise missing from None
         if (local := checkpoints.local_directory(run.artifact_uri)) is not None:
             if not (local / path).is_file():
                 raise missing
             return local / path
-        target = cache / run.run_id / path
         if not target.exists():
             from mlflow.artifacts import download_artifacts
 
@@ -181,6 +202,22 @@ class Reader:
         return target
 
 
+def _check_writable(location: str | None, experiment: str) -> None:
+    """Refuse a local artifact store that cannot be written, before hours of work are put into it."""
+    local = checkpoints.local_directory(location) if location is not None else None
+    if local is not None and not files.writable(local):
+        raise StoreConfigError(
+            f"artifacts of experiment {experiment!r} go to {str(local)!r}, which cannot be written; make it writable, or name another "
+            "experiment"
+        )
+
+
+def _folder(experiment: str) -> str:
+    """A folder's name that stays where it is put, whatever the experiment is called."""
+    name = re.sub(r"[^\w .-]", "_", experiment)
+    return name if name.strip(" .") else "_"
+
+
 def stored(run: Any) -> StoredRun:
     """Return MLflow's run as a record."""
     outputs = getattr(run, "outputs", None)
@@ -192,7 +229,7 @@ def stored(run: Any) -> StoredRun:
         params=dict(run.data.params),
         metrics=dict(run.data.metrics),
         tags=dict(run.data.tags),
-        start_unix_s=run.info.start_time / 1000,
+        start_unix_s=(run.info.start_time or 0) / 1000,
         end_unix_s=run.info.end_time / 1000 if run.info.end_time else None,
         model_ids=tuple(o.model_id for o in outputs.model_outputs) if outputs else (),
         artifact_uri=run.info.artifact_uri,

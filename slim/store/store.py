@@ -17,6 +17,7 @@ from slim import metrics as metric_table
 from slim import provenance
 from slim.jobs import Spooled
 from slim.records import Dataset
+from slim.redaction import redact, redacted, scrub
 from slim.store import checkpoints
 from slim.store.connection import check_address, open_client, translated
 from slim.store.contract import SCHEMA, TAG, Kind, StoredRun
@@ -24,6 +25,8 @@ from slim.store.reading import Reader
 
 STALE_S = 600.0
 """A run without a heartbeat for this long, on another host, counts as abandoned."""
+
+_TEXTS = {".log", ".txt", ".json", ".jsonl", ".md", ".csv", ".html"}
 
 
 class Store(Reader):
@@ -62,6 +65,7 @@ class Store(Reader):
                 **(tags or {}),
                 "mlflow.runName": name,
             }
+            everything = redacted(everything)
             joined = self.client.get_run(join) if join is not None else None
             if joined is not None and joined.info.experiment_id == self.experiment_id:
                 run_id = str(joined.info.run_id)
@@ -100,12 +104,13 @@ class Store(Reader):
         """
         now = int(1000 * time.time())
         values = metric_table.check(metrics or {})
+        params, tags = redacted(params or {}), redacted(tags or {})
         with translated(f"logging to run {run_id}"):
             self.client.log_batch(
                 run_id,
                 metrics=[Metric(k, v, now, 0, model_id=model_id, run_id=run_id if model_id else None) for k, v in values.items()],
-                params=[Param(k, _text(v)) for k, v in (params or {}).items() if v is not None],
-                tags=[RunTag(k, v) for k, v in (tags or {}).items()],
+                params=[Param(k, _text(v)) for k, v in params.items() if v is not None],
+                tags=[RunTag(k, v) for k, v in tags.items()],
             )
 
     def untag(self, run_id: str, tags: Iterable[str]) -> None:
@@ -115,7 +120,10 @@ class Store(Reader):
                 self.client.delete_tag(run_id, tag)
 
     def log_artifacts(self, run_id: str, directory: Path, path: str | None = None) -> None:
-        """Copy the files of a directory into the run's artifacts."""
+        """Copy the files of a directory into the run's artifacts, secrets taken out of those that are text."""
+        for file in directory.rglob("*"):
+            if file.suffix in _TEXTS:
+                scrub(file)
         if any(directory.iterdir()):
             with translated(f"writing artifacts of run {run_id}"):
                 self.client.log_artifacts(run_id, str(directory), path)
@@ -123,7 +131,7 @@ class Store(Reader):
     def log_text(self, run_id: str, text: str, path: str) -> None:
         """Write one text artifact."""
         with translated(f"writing artifact {path} of run {run_id}"):
-            self.client.log_text(run_id, text, path)
+            self.client.log_text(run_id, redact(text), path)
 
     def finish(self, run_id: str, *, failure: str | None = None, message: str = "", end_unix_s: float | None = None) -> None:
         """End a run: FINISHED, or FAILED with a typed reason; ``interrupted`` ends it as KILLED."""
@@ -235,7 +243,7 @@ class Store(Reader):
                     name=d.name,
                     digest=d.digest[:36],
                     source_type="local",
-                    source=json.dumps({"uri": d.source}),
+                    source=json.dumps({"uri": redact(d.source)}),
                     profile=json.dumps({"num_rows": d.items}),
                 ),
                 [InputTag("mlflow.data.context", d.context)],
@@ -331,23 +339,24 @@ def explain_run(tracking_uri: str, run_id: str, note: str, moved_to: str | None 
     """
     client = open_client(check_address(tracking_uri))
     with translated(f"writing to run {run_id}"):
-        client.set_tag(run_id, TAG.NOTE, note)
+        client.set_tag(run_id, TAG.NOTE, redact(note))
         if moved_to is not None:
             client.set_tag(run_id, TAG.MOVED, moved_to)
 
 
 def _alive(run: StoredRun) -> bool:
     """Whether the process that a run names still works on it."""
-    heartbeat = float(run.tags.get(TAG.HEARTBEAT, 0))
+    heartbeat, (pid, _, created) = run.tags.get(TAG.HEARTBEAT, ""), run.tags.get(TAG.PID, "").partition(":")
     if run.tags.get(TAG.HOST) != socket.gethostname():
-        return time.time() - heartbeat < STALE_S
-    pid, _, created = run.tags.get(TAG.PID, "0").partition(":")
+        return heartbeat.isdecimal() and time.time() - int(heartbeat) < STALE_S
+    if not (pid.isdecimal() and created.isdecimal()):
+        return False
     if int(pid) == os.getpid():
         return True
     try:
         # A pid is used again; the time at which the process started is not.
-        return int(psutil.Process(int(pid)).create_time()) == int(created or -1)
-    except psutil.NoSuchProcess:
+        return int(psutil.Process(int(pid)).create_time()) == int(created)
+    except (psutil.NoSuchProcess, OverflowError):
         return False
 
 

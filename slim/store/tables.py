@@ -155,7 +155,7 @@ class _Tables(ABC):
                 params=params.get(run_id, {}) if is_new else old[run_id].params,
                 metrics=metrics.get(run_id, {}) if is_new else old[run_id].metrics,
                 tags=tags[run_id],
-                start_unix_s=started / 1000,
+                start_unix_s=(started or 0) / 1000,
                 end_unix_s=ended / 1000 if ended else None,
                 model_ids=tuple(models.get(run_id, ())),
                 artifact_uri=artifact_uri,
@@ -248,5 +248,5 @@ def _grouped(rows: Iterable[tuple[Any, ...]], is_metric: bool) -> dict[str, dict
         known = found.get(run_id)
         if known is None:
             known = found[run_id] = {}
-        known[key] = math.nan if is_metric and value is None else value
+        known[key] = math.nan if is_metric and not isinstance(value, float | int) else value
     return found

@@ -1,0 +1,1 @@
+"""Wrong input of every kind: one line that names it, no traceback, nothing left behind."""
