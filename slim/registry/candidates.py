@@ -84,7 +84,7 @@ def _files(store: Store, found: Subject) -> tuple[str | None, str]:
         UserError: the files are nowhere.
     """
     if not found.precision.is_quantized:
-        model_id = original.find(store, found.fingerprint)
+        model_id = original.find(store, found)
         if model_id is None:
             # Made sure of before anything is written.
             original.source(found)

@@ -4,9 +4,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from slim import checkpoint, layout, models
 from slim.errors import ModelError, StageError, UserError
@@ -17,11 +16,12 @@ from slim.store import TAG, Store, checkpoints
 from slim.store.connection import translated
 
 
-def find(store: Store, fingerprint: str) -> str | None:
-    """Return the LoggedModel with these original weights; None where there is none yet."""
+def find(store: Store, subject: Subject) -> str | None:
+    """Return the LoggedModel with a configuration's original weights, to be loaded at its precision; None where there is none yet."""
     with translated("looking up original weights"):
-        found = store.client.search_logged_models([store.experiment_id], f"tags.`{TAG.KEY}` = '{fingerprint}'")
-    return next((str(m.model_id) for m in found if checkpoints.exists(store.client, m.model_id)), None)
+        found = store.client.search_logged_models([store.experiment_id], f"tags.`{TAG.KEY}` = '{subject.fingerprint}'")
+    same = (m for m in found if m.params.get("precision") == subject.precision.name)
+    return next((str(m.model_id) for m in same if checkpoints.exists(store.client, m.model_id)), None)
 
 
 def source(subject: Subject) -> ModelSource:
@@ -56,7 +56,8 @@ def write(store: Store, subject: Subject, weights: ModelSource) -> str:
         StoreError: they cannot be written; nothing is left then.
     """
     try:
-        directory = models.materialize(weights)
+        with _quietly(weights):
+            directory = models.materialize(weights)
         parameters = checkpoint.describe(directory).parameters
     except StageError as error:
         raise UserError(error.message) from error
@@ -72,14 +73,19 @@ def write(store: Store, subject: Subject, weights: ModelSource) -> str:
             str(store.experiment_id),
             subject.run.run_id,
             staging,
-            name=f"{subject.model_name}/original",
-            params=_identity(subject),
+            name=f"{subject.model_name}/{subject.precision.name}",
+            params={name: subject.run.params[name] for name in ("model", "revision", "precision", "method")},
             key=subject.fingerprint,
         )
 
 
-def _identity(subject: Subject) -> dict[str, Any]:
-    return {name: subject.run.params[name] for name in ("model", "revision")}
+def _quietly(weights: ModelSource) -> AbstractContextManager[None]:
+    """Without the bars that a conversion shows, where there is one to do."""
+    if weights.kind not in ("gguf", "embedded") or models.materialized(weights) is not None:
+        return nullcontext()
+    from slim.quantize.writing import few_words
+
+    return few_words()
 
 
 @contextmanager

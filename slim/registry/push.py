@@ -52,12 +52,15 @@ def push(folder: Path, card: str, to: str, *, public: bool) -> str:
     import httpx
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     names = [*json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"], MANIFEST]
     # One commit, so that nobody sees weights without their card, or half of them.
     files = [CommitOperationAdd(name, folder / name) for name in names if name != CARD]
     files.append(CommitOperationAdd(CARD, card.encode()))
     api = HfApi()
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
     try:
         api.create_repo(to, private=not public, exist_ok=True)
         return str(api.create_commit(to, files, commit_message="Checkpoint and model card, by slim").commit_url)
@@ -66,3 +69,6 @@ def push(folder: Path, card: str, to: str, *, public: bool) -> str:
         raise StoreError(
             f"pushing to {to} failed: {line}; what is registered stays registered, so run the same command again"
         ) from error
+    finally:
+        if shown:
+            enable_progress_bars()

@@ -121,7 +121,7 @@ class _Call:
         known: Mapping[str, str] = one.found.tags if one.found is not None else {}
         source = origin.trace(one.subject, known.get(VERSION.LICENCE))
         # Two configurations of one call may serve the same original weights.
-        model_id = one.model_id or original.find(self._store, one.subject.fingerprint)
+        model_id = one.model_id or original.find(self._store, one.subject)
         if model_id is None:
             model_id = original.write(self._store, one.subject, original.source(one.subject))
         self._cards[model_id] = self._card(one, model_id, source)

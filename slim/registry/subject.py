@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from slim import precisions
 from slim.config import ModelEntry
-from slim.errors import ConfigError
+from slim.errors import ConfigError, NotStoredError
 from slim.precisions import Precision
 from slim.store import TAG, Store, StoredRun
 
@@ -82,5 +82,15 @@ def load(store: Store, run_id: str) -> Subject:
         stage: tuple(store.get(str(each)) for each in runs)
         for stage, runs in json.loads(run.tags.get(TAG.STAGE_RUNS, "{}")).items()
     }
-    others = {tag: store.get(run.tags[tag]) for tag in (TAG.BASELINE, TAG.PARENT) if tag in run.tags}
-    return Subject(run, stages, others.get(TAG.BASELINE), others.get(TAG.PARENT), precisions.get(run.params["precision"]))
+    baseline, sweep = (_found(store, run.tags.get(tag)) for tag in (TAG.BASELINE, TAG.PARENT))
+    return Subject(run, stages, baseline, sweep, precisions.get(run.params["precision"]))
+
+
+def _found(store: Store, run_id: str | None) -> StoredRun | None:
+    """A run that may have been deleted since; what it says is lost then, and nothing else."""
+    if run_id is None:
+        return None
+    try:
+        return store.get(run_id)
+    except NotStoredError:
+        return None

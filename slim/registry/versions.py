@@ -1,6 +1,7 @@
 """Models, versions and aliases in MLflow's registry, each call undone when it cannot be finished."""
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -117,7 +118,14 @@ class Registry:
         """
         with translated(f"adding a version to {name!r}"), _as_default(self._store.tracking_uri):
             made = self._client.create_model_version(
-                name, f"models:/{model_id}", run_id=run_id, tags=dict(tags), description=description, model_id=model_id
+                name,
+                f"models:/{model_id}",
+                run_id=run_id,
+                tags=dict(tags),
+                description=description,
+                # Nothing is copied, so there is nothing to wait for.
+                await_creation_for=0,
+                model_id=model_id,
             )
         version = int(made.version)
         self._undo.append(lambda: self._client.delete_model_version(name, str(version)))
@@ -155,35 +163,51 @@ class Registry:
 
         Each moves in one step, so that whoever loads by an alias gets the old version or the new one, never none.
         """
-        before = self.aliases(name)
-        moved = {}
+        found = self.model(name)
+        assert found is not None
+        moved: dict[str, int | None] = {}
         for alias in aliases:
-            old = before.get(alias)
-            if old == version:
+            old = found.aliases.get(alias)
+            if old is not None and int(old) == version:
                 continue
-            self._undo.append(lambda alias=alias, old=old: self._restore(name, alias, old))  # type: ignore[misc]
+            self._undo.append(functools.partial(self._restore, name, alias, old, found.tags.get(f"{STUDY_OF_ALIAS}{alias}")))
             with translated(f"moving the alias {alias!r} of {name!r}"):
                 self._client.set_registered_model_alias(name, alias, str(version))
                 self._client.set_registered_model_tag(name, f"{STUDY_OF_ALIAS}{alias}", study)
-            moved[alias] = old
+            moved[alias] = None if old is None else int(old)
         return moved
 
-    def _restore(self, name: str, alias: str, version: int | None) -> None:
+    def _restore(self, name: str, alias: str, version: str | None, study: str | None) -> None:
         if version is None:
             self._client.delete_registered_model_alias(name, alias)
         else:
-            self._client.set_registered_model_alias(name, alias, str(version))
+            self._client.set_registered_model_alias(name, alias, version)
+        tag = f"{STUDY_OF_ALIAS}{alias}"
+        if study is not None:
+            self._client.set_registered_model_tag(name, tag, study)
+        elif tag in self._client.get_registered_model(name).tags:
+            self._client.delete_registered_model_tag(name, tag)
 
     def _link(self, model_id: str, name: str, version: int) -> None:
-        """Name the version on the LoggedModel, where MLflow's UI looks for it."""
+        """Name the version on the LoggedModel, where MLflow's UI looks for it; a server has done so already."""
+        self._undo.append(lambda: self._set_links(model_id, [e for e in self._links(model_id) if not _is(e, name, version)]))
         with translated(f"linking {model_id} with version {version} of {name!r}"):
-            known = self._client.get_logged_model(model_id).tags.get(MLFLOW_MODEL_VERSIONS)
-            linked = [*json.loads(known or "[]"), {"name": name, "version": str(version)}]
-            if known is None:
-                self._undo.append(lambda: self._client.delete_logged_model_tag(model_id, MLFLOW_MODEL_VERSIONS))
-            else:
-                self._undo.append(lambda: self._client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: known}))
+            linked = self._links(model_id)
+            if not any(_is(each, name, version) for each in linked):
+                self._set_links(model_id, [*linked, {"name": name, "version": version}])
+
+    def _links(self, model_id: str) -> list[dict[str, Any]]:
+        return list(json.loads(self._client.get_logged_model(model_id).tags.get(MLFLOW_MODEL_VERSIONS, "[]")))
+
+    def _set_links(self, model_id: str, linked: list[dict[str, Any]]) -> None:
+        if linked:
             self._client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(linked)})
+        else:
+            self._client.delete_logged_model_tag(model_id, MLFLOW_MODEL_VERSIONS)
+
+
+def _is(link: Mapping[str, Any], name: str, version: int) -> bool:
+    return link.get("name") == name and str(link.get("version")) == str(version)
 
 
 @contextlib.contextmanager
