@@ -49,7 +49,7 @@ class Hub:
                 name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
                 if name in self.repositories:
                     return 409, {"error": "You already created this model repo", "url": f"{self.address}/{name}"}
-                self.repositories[name] = Repository(bool(asked.get("private")))
+                self.repositories[name] = Repository(asked.get("visibility") == "private")
                 return 200, {"url": f"{self.address}/{name}"}
             case "POST", ["api", "validate-yaml"]:
                 return 200, {"errors": [], "warnings": []}

@@ -54,7 +54,13 @@ def judge(store: Store, registry: Registry, choice: Choice, *, name: str | None,
     try:
         found = subject.load(store, choice.run_id)
         configuration = found.name
+        chosen_name = name or default_name(found.model_name)
+        versions = registry.versions(chosen_name)
+        same = next((v for v in versions if v.tags.get(VERSION.CONFIGURATION_RUN) == found.run.run_id), None)
         model_id, key = _files(store, found)
+        if same is not None:
+            # What the version points to is what others load.
+            model_id = same.tags.get(VERSION.CHECKPOINT, model_id)
     except (UserError, NotStoredError) as error:
         return refuse(str(error), final=True)
     reasons = gates.doubts(found)
@@ -66,9 +72,6 @@ def judge(store: Store, registry: Registry, choice: Choice, *, name: str | None,
         reasons += [changed] if changed is not None else []
     if reasons and not force:
         return refuse(*reasons, final=False)
-    chosen_name = name or default_name(found.model_name)
-    versions = registry.versions(chosen_name)
-    same = next((v for v in versions if v.tags.get(VERSION.CONFIGURATION_RUN) == found.run.run_id), None)
     return Candidate(choice, found, model_id, tuple(reasons), chosen_name, same)
 
 

@@ -29,11 +29,11 @@ KEY_METRICS = (
     "size/bits_per_weight",
     "impact/speedup",
 )
-"""Families of `slim.metrics` that a version bears as tags and its card as a table, in this order; of the latencies the mean and
-the 95th percentile."""
+"""Families of `slim.metrics` that a card shows, in this order; of the latencies the mean and the 95th percentile."""
 
-_SHOWN = (
+SHOWN = (
     "accuracy/mean",
+    "fidelity/kl_divergence_nats",
     "latency/ttft_mean_ms",
     "latency/tpot_mean_ms",
     "latency/e2e_mean_ms",
@@ -43,6 +43,8 @@ _SHOWN = (
     "size/checkpoint_gb",
     "impact/speedup",
 )
+"""Those that a version bears as tags and its description names: the registry's page shows every tag of every version."""
+
 _LEFT_OUT = ("_p50_ms", "_p99_ms", "_ci_low", "_ci_high")
 
 
@@ -67,7 +69,7 @@ def tags(subject: Subject, *, study: str, model_id: str, licence: str | None, fo
         licence: of the base model; None when unknown.
         forced: reasons that it is registered in spite of.
     """
-    params = subject.run.params
+    params, metrics = subject.run.params, subject.run.metrics
     stages: tuple[Stage, ...] = ("quantize", "evaluate", "profile")
     runs = {VERSION.STAGE_RUNS[stage]: ",".join(r.run_id for r in subject.stages.get(stage, ())) for stage in stages}
     given = {
@@ -86,7 +88,7 @@ def tags(subject: Subject, *, study: str, model_id: str, licence: str | None, fo
         VERSION.LICENCE: licence or "",
         VERSION.FORCED: "; ".join(forced),
         **{f"{VERSION.VERDICT}{task}": verdict for task, verdict in subject.verdicts.items()},
-        **{f"{VERSION.METRIC}{key.replace('/', '.')}": f"{value:.6g}" for key, value in key_metrics(subject).items()},
+        **{f"{VERSION.METRIC}{key.replace('/', '.')}": f"{metrics[key]:.6g}" for key in SHOWN if key in metrics},
     }
     return {name: value for name, value in given.items() if value}
 
@@ -95,12 +97,13 @@ def description(subject: Subject, *, forced: Sequence[str]) -> str:
     """Return a version's description, as Markdown."""
     params = subject.run.params
     lines = [
-        f"**{subject.model_name}** at **{params['precision']}** ({subject.precision.title}), measured with {engine(subject)} on "
+        # No markup at the beginning: lists of versions show it as it stands.
+        f"{subject.model_name} at {params['precision']} ({subject.precision.title}), measured with {engine(subject)} on "
         f"{params['hardware']}."
     ]
     if forced:
         lines.append(f"**Registered by force**: {'; '.join(forced)}.")
-    told = [f"- {key}: {amount(key, subject.run.metrics[key])}" for key in _SHOWN if key in subject.run.metrics]
+    told = [f"- {key}: {amount(key, subject.run.metrics[key])}" for key in SHOWN if key in subject.run.metrics]
     if subject.baseline is not None and "accuracy/mean" in subject.baseline.metrics and told:
         told.insert(1, f"- accuracy/mean of the baseline: {amount('accuracy/mean', subject.baseline.metrics['accuracy/mean'])}")
     lines.append("\n".join(told))
