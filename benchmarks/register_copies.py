@@ -121,7 +121,6 @@ def checkpoint(source: ModelSource, directory: Path, target: Path) -> Path:
 def measured(home: Path, work: Callable[[], None]) -> Cost:
     """Return what some work cost that writes below ``home``."""
     known = {(f.stat().st_dev, f.stat().st_ino) for f in home.parents[1].rglob("*") if f.is_file()}
-    os.sync()
     before, begin_s = written_bytes(), time.perf_counter()
     work()
     wall_s, after = time.perf_counter() - begin_s, written_bytes()
@@ -180,9 +179,11 @@ def round_of_ours(home: Path, source: ModelSource, made: Path) -> Cost:
 
 
 def round_of_mlflow(home: Path, made: Path) -> Cost:
-    """Register the same checkpoint with MLflow's own flavour."""
+    """Register the same checkpoint with MLflow's own flavour; what it imports is imported before."""
     import mlflow
     import mlflow.transformers
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
 
     store = opened(home)
     mlflow.set_tracking_uri(store.tracking_uri)
