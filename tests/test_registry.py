@@ -37,30 +37,39 @@ _names = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Store]:
-    """A store for the tests of this file, each of which takes a model name of its own: a SQLite one, for some also a server's."""
-    kind = getattr(request, "param", "sqlite")
-    home = tmp_path_factory.mktemp(kind)
-    with sqlite3.connect(empty_database) as source, sqlite3.connect(home / "mlflow.db") as target:
-        source.backup(target)
-        if kind == "sqlite":
-            location = (home / "artifacts").as_uri()
-            target.execute("UPDATE experiments SET artifact_location = ? WHERE name = 'slim'", [location])
-    if kind == "sqlite":
-        opened = Store.open(f"sqlite:///{home / 'mlflow.db'}", "slim")
-        assert opened is not None
-        yield opened
-        return
+def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[str]:
+    """The address of an MLflow server."""
+    home = tmp_path_factory.mktemp("server")
+    copy_database(empty_database, home)
     port = free_port()
     process = serve(home, port)
+    address = f"http://127.0.0.1:{port}"
+    SERVED[address] = home / "served"
     try:
-        SERVED[f"http://127.0.0.1:{port}"] = home / "served"
-        opened = Store.open(f"http://127.0.0.1:{port}", "served")
-        assert opened is not None
-        yield opened
+        yield address
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest, tmp_path: Path, empty_database: Path) -> Store:
+    """A SQLite store of a test's own, or the server that tests share, each with a model name of its own."""
+    if getattr(request, "param", "sqlite") == "server":
+        opened = Store.open(request.getfixturevalue("server"), "served")
+    else:
+        copy_database(empty_database, tmp_path)
+        with sqlite3.connect(tmp_path / "mlflow.db") as database:
+            location = (tmp_path / "artifacts").as_uri()
+            database.execute("UPDATE experiments SET artifact_location = ? WHERE name = 'slim'", [location])
+        opened = Store.open(f"sqlite:///{tmp_path / 'mlflow.db'}", "slim")
+    assert opened is not None
+    return opened
+
+
+def copy_database(database: Path, home: Path) -> None:
+    with sqlite3.connect(database) as source, sqlite3.connect(home / "mlflow.db") as target:
+        source.backup(target)
 
 
 def free_port() -> int:
