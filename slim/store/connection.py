@@ -105,6 +105,8 @@ def open_client(tracking_uri: str) -> Any:
     # The default is minutes of retries; results wait in the spool, so a sweep need not.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    # Bars for each file that is fetched or sent would stand among an entry point's lines.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow.tracking import MlflowClient
 
     # MLflow narrates each database migration, and prints the traceback of each error beside raising it.
