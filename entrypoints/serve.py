@@ -58,8 +58,8 @@ def main(
         raise ConfigError(
             f"--smoke: no answers were recorded for {to_serve.title}; run its evaluate or profile stage again with --rerun to have some"
         )
-    measured = f", measured as {to_serve.configuration}" if to_serve.configuration else ""
-    click.echo(f"{to_serve.title}{measured}")
+    known = to_serve.configuration is None or to_serve.configuration in to_serve.title
+    click.echo(to_serve.title if known else f"{to_serve.title}, measured as {to_serve.configuration}")
     for note in to_serve.notes:
         click.echo(f"Note: {note}.")
     command = server.command(to_serve, host=host, port=port, interpreter=interpreter)

@@ -115,7 +115,7 @@ def _refuse(found: Registered, precision: Precision, environment: Environment, m
         raise UserError(f"{found.title}: vLLM does not serve precision {precision.name!r}, transformers does; {instead}")
     engine = found.params.get("engine", "vllm")
     if found.configuration is not None and engine != "vllm":
-        raise UserError(f"{found.title} was measured on {engine}, which has no server of its own; {instead} on it")
+        raise UserError(f"{found.title} was measured on {engine}, which has no server of its own; {instead}")
     reasons = support.vllm_reasons(environment, machine) or support.cuda_reasons(environment)
     if not reasons and environment.hardware.device == "cuda":
         reasons = support.gpu_limits(precision, "vllm", environment.hardware.compute_capability)[0]

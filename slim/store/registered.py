@@ -31,6 +31,7 @@ class Registered:
         title: for a person: registered model and version, checkpoint or run.
         configuration: run that measured it; None where no finished one is found.
         model_id: LoggedModel with the weights; None for original weights that were not registered.
+        uri: under which MLflow knows it; None for original weights that were not registered.
         params: of the configuration or, without one, of the checkpoint: ``model``, ``revision``, ``precision``, ``engine``, ...
     """
 
@@ -39,6 +40,7 @@ class Registered:
     title: str
     configuration: StoredRun | None
     model_id: str | None
+    uri: str | None
     params: dict[str, str]
 
     def folder(self, cache: Path) -> Path | None:
@@ -104,14 +106,15 @@ def _of_version(reader: Reader, name: str, *, alias: str | None, number: str) ->
     from mlflow.exceptions import MlflowException
 
     what = f"{name}@{alias}" if alias else f"{name}/{number}"
+    client, version = reader.client, None
     with translated(f"looking up {what}"):
         try:
-            client = reader.client
             version = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
-            raise UserError(f"model {what!r} is not registered; {_known(reader, name)}") from None
+    if version is None:
+        raise UserError(f"model {what!r} is not registered; {_known(reader, name)}")
     title = f"{name} version {version.version}" + (f" ({alias})" if alias else "")
     run_id = version.tags.get("slim.configuration_run")
     source = str(version.source or "")
@@ -124,20 +127,25 @@ def _of_version(reader: Reader, name: str, *, alias: str | None, number: str) ->
             f"{title} was not registered from a checkpoint or configuration of this platform: its source is {source!r}"
         )
     found = _of_model(reader, model_id, configuration) if model_id else _of_run(reader, str(run_id))
-    return Registered(found.reader, name, title, configuration or found.configuration, model_id or found.model_id, found.params)
+    uri = f"models:/{what}"
+    return Registered(
+        found.reader, name, title, configuration or found.configuration, model_id or found.model_id, uri, found.params
+    )
 
 
 def _of_model(reader: Reader, model_id: str, configuration: StoredRun | None = None) -> Registered:
     """What a checkpoint is; its configuration is looked for unless it is known."""
     from mlflow.exceptions import MlflowException
 
+    model = None
     with translated(f"looking up {model_id}"):
         try:
             model = reader.client.get_logged_model(model_id)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            raise UserError(f"the store has no checkpoint {model_id!r}") from None
+    if model is None:
+        raise UserError(f"the store has no checkpoint {model_id!r}")
     inside = Reader(reader.tracking_uri, "", reader.client, model.experiment_id)
     if configuration is None and model.source_run_id:
         configuration = _that_used(inside, model.source_run_id)
@@ -145,7 +153,7 @@ def _of_model(reader: Reader, model_id: str, configuration: StoredRun | None = N
     if "precision" not in params:
         raise UserError(f"LoggedModel {model_id!r} is not a checkpoint of this platform: it has no param 'precision'")
     name = model.tags.get(TAG.CONFIG) or model.name
-    return Registered(inside, str(name), f"checkpoint {model_id}", configuration, model_id, params)
+    return Registered(inside, str(name), f"checkpoint {model_id}", configuration, model_id, f"models:/{model_id}", params)
 
 
 def _of_run(reader: Reader, run_id: str) -> Registered:
@@ -160,7 +168,10 @@ def _of_run(reader: Reader, run_id: str) -> Registered:
     model_id = next((m for r in quantized for m in r.model_ids), None)
     if model_id is None and run.params.get("method") != "none":
         raise UserError(f"configuration {run.name} (run {run_id}) has no checkpoint: its status is {run.status}")
-    return Registered(reader, run.tags.get(TAG.CONFIG, run.name), f"configuration {run.name}", run, model_id, dict(run.params))
+    uri = f"models:/{model_id}" if model_id else None
+    return Registered(
+        reader, run.tags.get(TAG.CONFIG, run.name), f"configuration {run.name}", run, model_id, uri, dict(run.params)
+    )
 
 
 def _measured(reader: Reader, run_id: str) -> StoredRun | None:
@@ -181,7 +192,8 @@ def _that_used(reader: Reader, quantize_run: str) -> StoredRun | None:
 
 def _known(reader: Reader, name: str) -> str:
     """What is registered, for an error message."""
-    models = {m.name: m for m in reader.client.search_registered_models(max_results=100)}
+    with translated("listing the registered models"):
+        models = {m.name: m for m in reader.client.search_registered_models(max_results=100)}
     if name in models:
         aliases = ", ".join(f"{name}@{alias}" for alias in sorted(models[name].aliases)) or "none yet"
         return f"its aliases: {aliases}"
