@@ -2,6 +2,7 @@
 
 import ast
 import json
+import sqlite3
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -215,10 +216,21 @@ def test_a_server_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytes
 # What a reference means
 
 
-@pytest.fixture
-def measured(store: Store, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+@pytest.fixture(scope="module")
+def store(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store of this module's own."""
+    path = tmp_path_factory.mktemp("served") / "mlflow.db"
+    with sqlite3.connect(empty_database) as source, sqlite3.connect(path) as copy:
+        source.backup(copy)
+    opened = Store.open(f"sqlite:///{path}", "served")
+    assert opened is not None
+    return opened
+
+
+@pytest.fixture(scope="module")
+def measured(store: Store, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[dict[str, str]]:
     """A store with two measured checkpoints, registered by MLflow's client alone; run and model ids by name."""
-    monkeypatch.setenv("SLIM_HOME", str(tmp_path / "home"))
+    tmp_path = tmp_path_factory.mktemp("measured")
     mlflow.set_tracking_uri(store.tracking_uri)
     client = MlflowClient()
     client.create_registered_model("slim-tiny")
@@ -311,9 +323,12 @@ def test_weights_that_were_changed_are_not_served(measured: dict[str, str], stor
     folder = found.folder(Path("unused"))
     assert folder is not None
     checkpoints.load(folder, verify=True)
-    (folder / "tokenizer_config.json").unlink()
-    with pytest.raises(StageError, match=r"tokenizer_config.json is missing"):
-        target.resolve(found, CPU, MACHINE)
+    moved = (folder / "tokenizer_config.json").rename(folder / "elsewhere")
+    try:
+        with pytest.raises(StageError, match=r"tokenizer_config.json is missing"):
+            target.resolve(found, CPU, MACHINE)
+    finally:
+        moved.rename(folder / "tokenizer_config.json")
 
 
 def test_a_checkpoint_loads_through_mlflow_and_holds_no_pickle(measured: dict[str, str], store: Store) -> None:

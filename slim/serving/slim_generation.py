@@ -28,6 +28,8 @@ DEFAULTS: Mapping[str, Any] = {
 PARAMS: Mapping[str, Any] = {"max_tokens": 256, "temperature": 0.0, "top_p": 1.0, "seed": None}
 """Parameters of ``predict`` and their defaults: greedy, as the checkpoint's accuracy was measured."""
 
+# A data frame's columns and a server's JSON may bring other kinds of number.
+_TYPES: Mapping[str, type] = {"max_tokens": int, "temperature": float, "top_p": float, "seed": int}
 _ENGINES = ("auto", "vllm", "transformers")
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
 _PREFIX_TOKENS = 6
@@ -83,6 +85,7 @@ class TextGenerator:
         """
         known = {**PARAMS, **{k: v for k, v in (params or {}).items() if v is not None}}
         _check(known)
+        known = {name: _TYPES[name](value) if value is not None else None for name, value in known.items()}
         rows = [self._tokens(place, row) for place, row in enumerate(_rows(model_input))]
         for place, row in enumerate(rows):
             if len(row) + known["max_tokens"] > self._max_model_len:
@@ -175,7 +178,7 @@ class TransformersBackend:
             if params["seed"] is None:
                 torch.seed()
             else:
-                torch.manual_seed(int(params["seed"]))
+                torch.manual_seed(params["seed"])
             for start in range(0, len(rows), self._batch_size):
                 answers += self._batch(rows[start : start + self._batch_size], params)
         return answers
@@ -195,7 +198,7 @@ class TransformersBackend:
             input_ids=torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self._device),
             attention_mask=torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self._device),
             generation_config=GenerationConfig(
-                max_new_tokens=int(params["max_tokens"]), eos_token_id=sorted(self._eos) or None, pad_token_id=pad, **sampled
+                max_new_tokens=params["max_tokens"], eos_token_id=sorted(self._eos) or None, pad_token_id=pad, **sampled
             ),
         )
         return [self._text(row, new) for row, new in zip(rows, found[:, width:].tolist(), strict=True)]
