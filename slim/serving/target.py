@@ -105,10 +105,9 @@ def measured_options(params: Mapping[str, str]) -> VllmOptions:
 
 def _refuse(found: Registered, precision: Precision, environment: Environment, machine: support.Machine) -> None:
     """Say why vLLM cannot serve it, and what can."""
-    reference = f"models:/{found.model_id}" if found.model_id else None
     instead = (
-        f"`mlflow models serve -m {reference} --env-manager local` serves it"
-        if reference
+        f"`mlflow models serve -m {found.uri} --env-manager local` serves it"
+        if found.uri
         else "register it to serve it with MLflow"
     )
     if "vllm" not in precision.engines:
