@@ -32,7 +32,8 @@ def command(target: Target, *, host: str, port: int, interpreter: str | None = N
         port: to listen on.
         interpreter: Python with vLLM; None is this one.
     """
-    start = [interpreter or sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(target.folder)]
+    # The program `vllm` does not start with the CPU build, whose distribution has another name.
+    start = [interpreter or sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(target.folder)]
     where = ["--served-model-name", target.name, "--host", host, "--port", str(port)]
     return [*start, *where, *vllm_options.flags(target.arguments)]
 
