@@ -27,6 +27,8 @@ from slim.errors import ConfigError, ModelError, Reason, StageError, UserError
 from slim.jobs import Draft, Job, Spool, StageOrder
 from slim.records import Checkpoint, Failure, OnProgress, Progress, Stage, StageResult
 from slim.redaction import redact
+from slim.serving import answers
+from slim.serving.answers import Answer
 from slim.stats import integrate
 
 LOG_TAIL_LINES = 40
@@ -101,6 +103,7 @@ class Work:
         served: the checkpoint it serves.
         prepared: what the first stage loaded before the engine was opened.
         prepared_s: how long that took.
+        answers: what the engine said to the fixed prompts of `slim.serving.answers`; None until it was asked.
     """
 
     job: Job
@@ -111,6 +114,7 @@ class Work:
     served: Checkpoint | None = None
     prepared: Any = None
     prepared_s: float = 0.0
+    answers: list[Answer] | None = None
 
     def opened(self) -> tuple[Engine, Checkpoint]:
         """The engine and what it serves."""
@@ -309,8 +313,27 @@ def _run_order(work: Work, order: StageOrder, spool: Spool, job_dir: Path, openi
                 "ended_unix_s": time.time(),
             }
         )
+        if work.engine is not None and result.failure is None:
+            keep_answers(work, draft.artifacts / answers.FILE)
         _finish(draft, result, job_dir)
     return result
+
+
+def keep_answers(work: Work, path: Path) -> None:
+    """Write what the configuration answers to fixed prompts, asked once a job and after all that is timed.
+
+    A result is worth keeping without them, so what goes wrong here is only in the log.
+    """
+    from transformers import AutoTokenizer
+
+    engine, served = work.opened()
+    try:
+        if work.answers is None:
+            tokenizer = AutoTokenizer.from_pretrained(served.path, trust_remote_code=work.job.source.trust_remote_code)
+            work.answers = answers.record(engine, tokenizer, precisions.get(work.job.precision).dtype)
+        answers.write(path, work.answers)
+    except Exception:  # noqa: BLE001 - as above
+        traceback.print_exc()
 
 
 def _finish(draft: Draft, result: StageResult, job_dir: Path) -> None:

@@ -129,8 +129,7 @@ def test_a_checkpoint_that_is_gone_is_not_reused(store: Store, tmp_path: Path, t
         params=PARAMS,
         tags={},
     )
-    for file in store.checkpoint_path(run, tmp_path).iterdir():
-        file.unlink()
+    shutil.rmtree(store.checkpoint_path(run, tmp_path))
     assert store.find_finished("quantize", "q1") is None
 
 

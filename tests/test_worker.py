@@ -16,6 +16,7 @@ from slim.engines.fake import FakeEngine
 from slim.errors import Reason
 from slim.jobs import Draft, Job, Spool, StageOrder
 from slim.records import Checkpoint, ModelSource, ignore_progress
+from slim.serving import answers
 from tests.tiny import VOCAB_SIZE
 
 EVALUATE = EvaluateConfig(tasks=("slim_facts",), limit=4, perplexity_tokens=64)
@@ -69,6 +70,27 @@ def test_tasks_are_loaded_before_the_engine_and_once(run: Run, opened: list[str]
     assert found is not None
     assert found.result.failure is None
     assert found.result.metrics["timing/work_s"] > 0
+
+
+def test_every_measuring_stage_keeps_the_answers_that_were_asked_for_once(
+    run: Run, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, asked = answers.record, []
+    monkeypatch.setattr(answers, "record", lambda *given: asked.append(given) or record(*given))
+    spool = run(order("profile", PROFILE), order("evaluate", EVALUATE))
+    kept = [found.artifacts / answers.FILE for stage in ("profile", "evaluate") if (found := spool.find(stage)) is not None]
+    first, second = map(answers.read, kept)
+    assert first == second
+    assert [a.prompt for a in first if a.messages is None] == list(answers.PROMPTS)
+    assert len(asked) == 1
+
+
+def test_a_result_is_kept_without_answers(run: Run, opened: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "record", lambda *_: 1 / 0)
+    found = run(order("profile", PROFILE)).find("profile")
+    assert found is not None
+    assert found.result.failure is None
+    assert not (found.artifacts / answers.FILE).exists()
 
 
 def test_data_that_cannot_be_had_costs_no_engine(run: Run, opened: list[str], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from slim.engines import vllm_options
 from slim.engines.base import Completion, EngineInfo, EngineSpec, GenerationRequest, Score, ScoreRequest
 from slim.engines.checkpoints import context_length, load_config, module_bytes, one_line
 from slim.engines.checks import check_arrivals, check_generation, check_scores, check_sequence
@@ -46,10 +47,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _IMPORT_S = time.perf_counter() - _STARTED_S
-_GIB = 1 << 30
-# The cache shares whole blocks. vLLM's own choice on a CPU, 128 tokens, is longer than many a task's context; the kernels
-# take multiples of 32, and decoding is no slower with them.
-_CPU_BLOCK_TOKENS = 32
 
 
 @dataclass
@@ -92,32 +89,20 @@ class VllmEngine:
         options = spec.options
         device: Literal["cpu", "cuda"] = "cpu" if current_platform.is_cpu() else "cuda"
         config = load_config(spec.checkpoint, spec.trust_remote_code)
-        max_num_seqs = options.get("max_num_seqs", 256)
-        tensor_parallel_size = options.get("tensor_parallel_size", 1)
-        arguments: dict[str, Any] = {
-            "model": str(spec.checkpoint),
-            "dtype": spec.dtype,
-            "seed": spec.seed,
-            "trust_remote_code": spec.trust_remote_code,
-            "load_format": "safetensors",
-            "max_model_len": context_length(config, options.get("max_model_len", 8192)),
-            "max_num_seqs": max_num_seqs,
-            "enable_prefix_caching": True,
-            "tensor_parallel_size": tensor_parallel_size,
-            "distributed_executor_backend": "uni" if tensor_parallel_size == 1 else "mp",
-        }
-        if device == "cpu":
-            arguments["enforce_eager"] = True
-            arguments["block_size"] = _CPU_BLOCK_TOKENS
-            arguments["kv_cache_memory_bytes"] = int(options.get("cpu_kv_cache_gib", 2.0) * _GIB)
-        else:
-            arguments["enforce_eager"] = options.get("enforce_eager", False)
-            arguments["gpu_memory_utilization"] = options.get("gpu_memory_utilization", 0.9)
+        arguments = vllm_options.arguments(
+            options,
+            device=device,
+            dtype=spec.dtype,
+            seed=spec.seed,
+            max_model_len=context_length(config, options.get("max_model_len", 8192)),
+            trust_remote_code=spec.trust_remote_code,
+        )
+        max_num_seqs, tensor_parallel_size = arguments["max_num_seqs"], arguments["tensor_parallel_size"]
         self._llm: Any = None
         self._spread = tensor_parallel_size > 1
         try:
             with vllm_start.process_state_kept(), vllm_start.weights_counted() as counted:
-                self._llm = LLM(**arguments)
+                self._llm = LLM(model=str(spec.checkpoint), **arguments)
             engine = self._llm.llm_engine
             self._engine = engine
             self._tokenizer = self._llm.get_tokenizer()

@@ -2,32 +2,34 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
-from slim import files
+from slim import files, precisions
 from slim.checkpoint import MANIFEST
+from slim.store import flavour
 
 
 def write(client: Any, experiment_id: str, run_id: str, source: Path, *, name: str, params: Mapping[str, Any], key: str) -> str:
-    """Put a checkpoint directory into the artifact store and return its LoggedModel's id.
+    """Put a checkpoint directory into the artifact store, as a model that MLflow loads, and return its LoggedModel's id.
 
-    With a local artifact store on the same disk the files are linked, not copied: nothing is written a second time.
+    With a local artifact store on the same disk the files are linked, not copied: nothing is written a second time. Nothing is
+    written into ``source``.
 
     Args:
         client: MLflow's.
         experiment_id: of the run.
-        run_id: quantize run that made it.
+        run_id: run that made it.
         source: complete checkpoint directory.
         name: of the configuration.
-        params: identifying params.
+        params: identifying params; ``precision`` says how it is loaded.
         key: of the quantize stage.
     """
     model = client.create_logged_model(
@@ -39,11 +41,20 @@ def write(client: Any, experiment_id: str, run_id: str, source: Path, *, name: s
         model_type="checkpoint",
     )
     try:
-        Model(run_id=run_id, model_id=model.model_id).save(str(source / "MLmodel"))
-        if (local := local_directory(model.artifact_location)) is not None:
-            _link_tree(source, local)
-        else:
-            client.log_model_artifacts(model.model_id, str(source))
+        with tempfile.TemporaryDirectory() as aside:
+            flavour.write(
+                Path(aside),
+                precisions.get(str(params["precision"])),
+                run_id=run_id,
+                model_id=model.model_id,
+                metadata={"slim.config": name, "slim.key": key},
+            )
+            if (local := local_directory(model.artifact_location)) is not None:
+                _link_tree(source, local)
+                _copy_tree(Path(aside), local)
+            else:
+                client.log_model_artifacts(model.model_id, str(source))
+                client.log_model_artifacts(model.model_id, aside)
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     except Exception:
         client.delete_logged_model(model.model_id)
@@ -94,8 +105,19 @@ def _link_tree(source: Path, target: Path) -> None:
 
     def link(original: str, copy: str) -> None:
         try:
-            os.link(original, copy)
+            # A cache of the Hub holds symbolic links; it is the file that is meant.
+            os.link(Path(original).resolve(), copy)
         except OSError:
             shutil.copy2(original, copy)
 
     shutil.copytree(source, target, copy_function=link, dirs_exist_ok=True)
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    """Copy a directory's files into another place; a file there that is linked to another one is replaced, not written to."""
+
+    def copy(original: str, file: str) -> None:
+        Path(file).unlink(missing_ok=True)
+        shutil.copyfile(original, file)
+
+    shutil.copytree(source, target, copy_function=copy, dirs_exist_ok=True)
