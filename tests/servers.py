@@ -12,33 +12,50 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-@contextmanager
-def mlflow_server(directory: Path) -> Iterator[str]:
-    """Serve a new SQLite store from a directory; the address."""
+def free_port() -> int:
+    """A port of this machine that nobody uses."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{directory / 'server.db'}",
-        "--artifacts-destination",
-        str(directory / "served"),
-    ]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, cwd=directory, start_new_session=True, **quiet)
+        return int(found.getsockname()[1])
+
+
+def serve(directory: Path, port: int, database: str = "server.db") -> "subprocess.Popen[bytes]":
+    """Start MLflow's server on a database and artifacts (``served``) in a directory; it answers when this returns."""
+    words = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    words += ["--backend-store-uri", f"sqlite:///{directory / database}", "--artifacts-destination", str(directory / "served")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *words],
+        cwd=directory,
+        # Its queue of jobs takes longer to start than the server and is not used.
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+                return process
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("the server ended before it answered")
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a server with its workers."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@contextmanager
+def mlflow_server(directory: Path, database: str = "server.db") -> Iterator[str]:
+    """Serve a store from a directory; the address."""
+    port = free_port()
+    process = serve(directory, port, database)
     try:
-        for _ in range(6000):
-            assert process.poll() is None, "the server ended"
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-                    break
-            except OSError:
-                time.sleep(0.1)
         yield f"http://127.0.0.1:{port}"
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        stop(process)
 
 
 @contextmanager

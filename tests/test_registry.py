@@ -1,14 +1,8 @@
 """Registering what a study recommends, on a SQLite store and on a real MLflow server over HTTP."""
 
 import itertools
-import os
-import signal
-import socket
+import shutil
 import sqlite3
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +22,7 @@ from slim.store import TAG, Store
 from slim.store.checkpoints import local_directory
 from tests import registrable
 from tests.registrable import Made, study
+from tests.servers import mlflow_server
 
 QUANTIZED, OTHER, ORIGINAL = "bnb-nf4@transformers", "bnb-int8@transformers", "bf16@transformers"
 SERVED: dict[str, Path] = {}
@@ -41,15 +36,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> It
     """The address of an MLflow server."""
     home = tmp_path_factory.mktemp("server")
     copy_database(empty_database, home)
-    port = free_port()
-    process = serve(home, port)
-    address = f"http://127.0.0.1:{port}"
-    SERVED[address] = home / "served"
-    try:
+    with mlflow_server(home, "mlflow.db") as address:
+        SERVED[address] = home / "served"
         yield address
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 @pytest.fixture
@@ -70,31 +59,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, empty_database: Path) 
 def copy_database(database: Path, home: Path) -> None:
     with sqlite3.connect(database) as source, sqlite3.connect(home / "mlflow.db") as target:
         source.backup(target)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def serve(home: Path, port: int) -> subprocess.Popen[bytes]:
-    words = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    words += ["--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}", "--artifacts-destination", str(home / "served")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *words],
-        cwd=home,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    while process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-                return process
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError("the server did not start")
 
 
 @pytest.fixture(autouse=True)
@@ -403,8 +367,7 @@ def test_files_that_changed_are_refused(made: Made, tmp_path: Path, file: str) -
 def test_a_checkpoint_that_is_gone_cannot_be_forced(made: Made, tmp_path: Path) -> None:
     (quantize,) = made.store.search(f"tags.`{TAG.KEY}` = 'quantize-{made.source.name}-bnb-nf4-transformers'")
     folder = stored(made, made.store.client.get_logged_model(quantize.model_ids[0]).artifact_location)
-    for path in folder.iterdir():
-        path.unlink()
+    shutil.rmtree(folder)
     found = study(made, tmp_path, {"balanced": QUANTIZED})
     (refused,) = register(made, found.run_id, force=True).refused
     assert refused.final

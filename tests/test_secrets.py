@@ -19,7 +19,7 @@ from slim.errors import Reason, StageError, UserError
 from slim.provenance import ROOT
 from slim.store import TAG, Store
 from tests.made import SMALL
-from tests.test_sweep import free_port, serve, stop
+from tests.servers import free_port, serve, stop
 
 HUB = "hf_" + "PlantedHubTokenForTheTest0123456789"
 OTHER_HUB = "hf_" + "AnotherTokenThatNoVariableHolds9876"

@@ -26,6 +26,7 @@ from slim.serving import answers, server, slim_generation, smoke, target
 from slim.serving.answers import Answer
 from slim.serving.slim_generation import DEFAULTS, TextGenerator
 from slim.store import TAG, Store, registered
+from tests.servers import free_port
 from tests.test_store import made_checkpoint, spooled
 from tests.tiny import VOCAB_SIZE
 
@@ -169,14 +170,6 @@ SERVER = """
             self.send_response(401); self.end_headers(); self.wfile.write(b"no key")
     http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def test_a_server_ends_with_the_block(tmp_path: Path) -> None:

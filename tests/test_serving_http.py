@@ -20,8 +20,7 @@ from slim.provenance import ROOT
 from slim.serving import answers
 from slim.store import TAG
 from tests.made import SMALL
-from tests.test_serving import free_port
-from tests.test_sweep import serve, stop
+from tests.servers import free_port, mlflow_server, stop
 
 pytestmark = pytest.mark.slow
 
@@ -39,33 +38,28 @@ print(json.dumps([model.predict(row, params={"max_tokens": 32})[0] for row in as
 def measured(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """A tracking server with a sweep, registered by MLflow's client alone."""
     home = tmp_path_factory.mktemp("serving")
-    port = free_port()
-    tracking_server = serve(home, port)
-    with pytest.MonkeyPatch.context() as patched:
+    with mlflow_server(home) as address, pytest.MonkeyPatch.context() as patched:
         patched.setenv("SLIM_HOME", str(home / "home"))
-        patched.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-        try:
-            evaluate = {"tasks": [{"name": "slim_facts", "limit": 2}], "perplexity_text": None}
-            fields = {**SMALL, "profile": None, "evaluate": evaluate}
-            precisions = ["bnb-nf4@transformers", "gptq-int8@vllm"]
-            store, outcome = api.run(SweepConfig.parse({"models": [str(tiny_model)], "precisions": precisions, **fields}))
-            assert outcome.ok
-            client = MlflowClient()
-            client.create_registered_model(NAME)
-            found: dict[str, Any] = {"uri": store.tracking_uri, "home": home}
-            for run in store.configurations(outcome.run_id):
-                stages = json.loads(run.tags[TAG.STAGE_RUNS])
-                (model_id,) = store.get(stages["quantize"][0]).model_ids
-                version = client.create_model_version(
-                    NAME, f"models:/{model_id}", model_id=model_id, tags={"slim.configuration_run": run.run_id}
-                )
-                alias = "balanced" if run.params["engine"] == "vllm" else "memory-constrained"
-                client.set_registered_model_alias(NAME, alias, version.version)
-                kept = store.artifact(store.get(stages["evaluate"][0]), answers.FILE, home / "kept")
-                found[alias] = answers.read(kept)
-            yield found
-        finally:
-            stop(tracking_server)
+        patched.setenv("MLFLOW_TRACKING_URI", address)
+        evaluate = {"tasks": [{"name": "slim_facts", "limit": 2}], "perplexity_text": None}
+        fields = {**SMALL, "profile": None, "evaluate": evaluate}
+        precisions = ["bnb-nf4@transformers", "gptq-int8@vllm"]
+        store, outcome = api.run(SweepConfig.parse({"models": [str(tiny_model)], "precisions": precisions, **fields}))
+        assert outcome.ok
+        client = MlflowClient()
+        client.create_registered_model(NAME)
+        found: dict[str, Any] = {"uri": store.tracking_uri, "home": home}
+        for run in store.configurations(outcome.run_id):
+            stages = json.loads(run.tags[TAG.STAGE_RUNS])
+            (model_id,) = store.get(stages["quantize"][0]).model_ids
+            version = client.create_model_version(
+                NAME, f"models:/{model_id}", model_id=model_id, tags={"slim.configuration_run": run.run_id}
+            )
+            alias = "balanced" if run.params["engine"] == "vllm" else "memory-constrained"
+            client.set_registered_model_alias(NAME, alias, version.version)
+            kept = store.artifact(store.get(stages["evaluate"][0]), answers.FILE, home / "kept")
+            found[alias] = answers.read(kept)
+        yield found
 
 
 def rows(recorded: list[answers.Answer]) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """Sweeps end to end: real engines on a tiny model, a real store."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from slim.runner import Runner
 from slim.store import TAG, Store, StoredRun
 from slim.sweep import Event
 from tests.made import SMALL
+from tests.servers import free_port, serve, stop
 
 pytestmark = pytest.mark.slow
 
@@ -363,53 +363,6 @@ def test_an_evaluation_goes_on_at_the_task_it_was_in_and_a_rerun_begins_anew(hom
     for key, value in stage.metrics.items():
         if not key.startswith("timing/"):
             assert again.run.metrics[key] == value
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def serve(home: Path, port: int) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--workers",
-            "1",
-            "--backend-store-uri",
-            f"sqlite:///{home / 'server.db'}",
-            "--artifacts-destination",
-            str(home / "served"),
-        ],
-        cwd=home,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    import urllib.request
-
-    for _ in range(600):
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-                return process
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError("the server did not start")
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def test_results_wait_while_the_server_is_away(home: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
