@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from slim import api
+from analysis import evidence, study
+from slim import api, registry
 from slim.config import SweepConfig
 from slim.provenance import ROOT
 from slim.serving import answers
-from slim.store import TAG
+from slim.store import TAG, Store
 from tests.made import SMALL
 from tests.servers import free_port, mlflow_server, stop
 
@@ -66,19 +67,38 @@ def rows(recorded: list[answers.Answer]) -> list[dict[str, Any]]:
     return [{"prompt": a.prompt} if a.messages is None else {"messages": list(a.messages)} for a in recorded]
 
 
-def test_a_colleague_without_slim_gets_the_recorded_answers(measured: dict[str, Any], tmp_path: Path) -> None:
-    recorded = measured["memory-constrained"]
+def load(reference: str, recorded: list[answers.Answer], directory: Path) -> list[str]:
+    """What a model answers in a process of its own that does not have this project on its path."""
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, f"models:/{NAME}@memory-constrained"],
+        [sys.executable, "-c", LOAD, reference],
         input=json.dumps(rows(recorded)),
-        cwd=tmp_path,
+        cwd=directory,
         env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == [a.text for a in recorded]
+    texts: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return texts
+
+
+def test_a_colleague_without_slim_gets_the_recorded_answers(measured: dict[str, Any], tmp_path: Path) -> None:
+    recorded = measured["memory-constrained"]
+    assert load(f"models:/{NAME}@memory-constrained", recorded, tmp_path) == [a.text for a in recorded]
+
+
+def test_what_a_study_recommends_answers_as_it_was_measured(measured: dict[str, Any], tmp_path: Path) -> None:
+    """From the sweep through study and registry to a loaded model, on the engine that it was measured on."""
+    store = Store.open(measured["uri"], "slim")
+    assert store is not None
+    kept = evidence.keep(store, study.make(store))
+    done = registry.register(registry.Question(kept.run_id, name="slim-recommended", force=True), measured["uri"])
+    assert done.versions, done.refused
+    for version in done.versions:
+        recorded = measured["balanced" if version.configuration.endswith("@vllm") else "memory-constrained"]
+        loaded = load(f"models:/slim-recommended@{version.deployments[0]}", recorded, tmp_path)
+        assert loaded == [a.text for a in recorded], version.configuration
 
 
 def test_mlflow_serves_it(measured: dict[str, Any], tmp_path: Path) -> None:
