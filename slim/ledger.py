@@ -49,6 +49,8 @@ class Entry:
         for stage in self.left():
             if stage.run is not None:
                 self.done[stage.key] = stage.run
+                # Whoever logged it may have been killed before it could tidy up.
+                spool.discard(stage.key)
             elif stage.spooled and (waiting := spool.find(stage.key)) is not None:
                 self.waiting.append((stage, waiting))
 
@@ -131,21 +133,21 @@ class Ledger:
 
     def _begin(self, planned: PlannedConfiguration) -> str:
         assert self.sweep_run is not None
+        params = {
+            **identity(planned, self.plan),
+            "seed": self.plan.config.seed,
+            "torch_version": self.plan.measure.versions.get("torch"),
+            "driver_version": self.plan.measure.hardware.driver,
+            **flat({"engine_options": planned.options}),
+        }
         earlier = self.store.find_interrupted("configuration", planned.key)
-        if earlier is not None:
-            self.store.adopt(earlier, self.sweep_run)
+        if earlier is not None and self.store.adopt(earlier, self.sweep_run, params):
             return earlier.run_id
         return self.store.begin(
             "configuration",
             planned.name,
             parent=self.sweep_run,
-            params={
-                **identity(planned, self.plan),
-                "seed": self.plan.config.seed,
-                "torch_version": self.plan.measure.versions.get("torch"),
-                "driver_version": self.plan.measure.hardware.driver,
-                **flat({"engine_options": planned.options}),
-            },
+            params=params,
             tags={TAG.KEY: planned.key, TAG.CONFIG: planned.name, TAG.SWEEP: self.plan.config.name},
         )
 
@@ -172,9 +174,10 @@ class Ledger:
         failure = entry.failure
         if failure is not None or not entry.left():
             self._compare(entry, self.store.get(entry.run_id))
-            self.store.finish(
-                entry.run_id, failure=failure.reason.value if failure else None, message=failure.message if failure else ""
-            )
+            if failure is None:
+                self.store.finish(entry.run_id)
+            else:
+                self.store.fail(entry.run_id, failure)
             entry.ended = True
 
     def _compare(self, entry: Entry, run: StoredRun) -> None:

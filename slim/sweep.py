@@ -2,6 +2,7 @@
 
 import json
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from slim import advice
 from slim.errors import Reason, StageError, StoreError, UserError
 from slim.jobs import Spool
 from slim.ledger import Entry, Ledger
@@ -132,8 +134,8 @@ class SweepRun:
         """
         start = time.perf_counter()
         with alone(self.spool):
-            run_id = self._begin()
             try:
+                run_id = self._begin()
                 self._work()
                 self._compare()
             except BaseException as error:
@@ -162,7 +164,7 @@ class SweepRun:
         for run in self.store.abandoned():
             # Those of this plan are gone on with instead.
             if run.run_id != run_id and run.tags.get(TAG.KEY) not in planned:
-                self.store.finish(run.run_id, failure=Reason.INTERRUPTED.value, message="whoever worked on it is gone")
+                self.store.give_up(run, "whoever worked on it is gone")
         self.store.log_text(run_id, config.model_dump_json(indent=2), "sweep.json")
         self._log_plan(run_id)
         return run_id
@@ -205,6 +207,8 @@ class SweepRun:
             reused = [o.name for o in outcomes if o.status == "reused"]
             self.store.log(run_id, metrics=counts, tags={TAG.REUSED: ",".join(reused)} if reused else {})
             message = "; ".join(f"{o.name}: {o.failure.reason}" for o in failed if o.failure)
+            for run in self.store.own_leftovers((run_id, *(e.run_id for e in entries if e.run_id))):
+                self.store.give_up(run, "its beginning came with an error")
             self.store.finish(run_id, failure="configurations_failed" if failed else None, message=message)
         except StoreError as error:
             self._note(str(error))
@@ -223,13 +227,11 @@ class SweepRun:
     def _interrupted(self, error: BaseException) -> None:
         """Say in the store that this sweep was cut off; what it finished stays, and the next one goes on from there."""
         message = " ".join(str(error).split()) or type(error).__name__
-        open_runs = [e.run_id for e in self._ledger.entries if e.run_id and not e.ended]
-        for run_id in [*open_runs, self._ledger.sweep_run]:
-            try:
-                if run_id is not None:
-                    self.store.finish(run_id, failure=Reason.INTERRUPTED.value, message=message)
-            except StoreError:
-                return
+        try:
+            for run in self.store.own_leftovers(()):
+                self.store.give_up(run, message)
+        except StoreError:
+            return
 
     # The work
 
@@ -271,9 +273,13 @@ class SweepRun:
                 raise StageError(entry.planned.failure.reason, entry.planned.failure.message)
             self._run_stages(entry, repeat)
         except StageError as error:
-            entry.failure = Failure(error.reason, error.message)
+            entry.failure = Failure(error.reason, error.message, error.log_tail)
         except StoreError as error:
             entry.failure = Failure(Reason.DEPENDENCY, str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other configurations go on
+            reason = advice.of_error(error) or Reason.INTERNAL
+            message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            entry.failure = Failure(reason, message[:1000], traceback.format_exc())
         if entry.failure or not entry.left():
             self._sync(entry)
             self._ended(entry)
@@ -304,6 +310,9 @@ class SweepRun:
             self._ledger.write(entry)
         except StoreError as error:
             self._note(f"{error}; results wait in the spool")
+        except Exception as error:  # noqa: BLE001 - one configuration's result is no reason to lose the others'
+            line = " ".join(str(error).split())[:300]
+            self._note(f"{entry.planned.name} cannot be logged: {type(error).__name__}: {line}; results wait in the spool")
 
     # Telling
 
