@@ -4,12 +4,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 from mlflow.tracking import MlflowClient
 
 from slim import checkpoint as checkpoints
 from slim.errors import StageError
+from slim.evaluate import had_reference, has_reference
 from slim.jobs import Spool
 from slim.store import TAG, Store, StoredRun
 from slim.store.checkpoints import local_directory
@@ -31,8 +32,10 @@ class Finished:
 
     def look(self, spool: Spool, store: Store, now_s: float) -> None:
         """Note what is finished in the store or in the spool."""
-        keys = [run.tags[TAG.KEY] for run in _stage_runs(store) if run.status == "FINISHED"]
-        keys += [p.parent.name for p in spool.root.glob("*/result.json") if _is_finished(p)]
+        keys = [run.tags[TAG.KEY] for run in _stage_runs(store) if _is_whole(run)]
+        for spooled in filter(None, map(spool.find, spool.keys())):
+            if spooled.result.failure is None and (spooled.result.stage != "evaluate" or _compares(spooled.result.params)):
+                keys.append(spooled.result.key)
         for key in keys:
             self.seen_s.setdefault(key, now_s)
 
@@ -56,8 +59,7 @@ def misses(store: Store, spool: Spool, finished: Finished, reference: Mapping[st
     """
     found = [*_configurations(store, reference), *_stages(store), *finished.again(spool), *_checkpoints(store)]
     found += [f"run {run.name} is left {run.status}" for run in store.search("attributes.status = 'RUNNING'")]
-    waiting = [p.parent.name for p in spool.root.glob("*/result.json")]
-    found += [f"{len(waiting)} results are left in the spool"] if waiting else []
+    found += [f"{len(waiting)} results are left in the spool"] if (waiting := spool.keys()) else []
     left = [p.name for p in (*spool.root.glob("pieces/*"), *spool.root.glob(".*"))]
     found += [f"left in the spool: {', '.join(left)}"] if left else []
     return found
@@ -84,7 +86,7 @@ def _configurations(store: Store, reference: Mapping[str, Mapping[str, float]]) 
 
 
 def _stages(store: Store) -> Iterator[str]:
-    counts = Counter((run.kind, run.tags[TAG.KEY]) for run in _stage_runs(store) if run.status == "FINISHED")
+    counts = Counter((run.kind, run.tags[TAG.KEY]) for run in _stage_runs(store) if _is_whole(run))
     for (kind, key), count in counts.items():
         if count != 1:
             yield f"{kind} {key[:8]} finished {count} times"
@@ -110,8 +112,10 @@ def _stage_runs(store: Store) -> list[StoredRun]:
     return [run for kind in STAGES for run in store.search(f"tags.`{TAG.KIND}` = '{kind}'")]
 
 
-def _is_finished(result: Path) -> bool:
-    try:
-        return json.loads(result.read_text(encoding="utf-8"))["failure"] is None
-    except (OSError, ValueError):
-        return False
+def _is_whole(run: StoredRun) -> bool:
+    """Whether nothing is missing: what was evaluated while its baseline was not is evaluated once more."""
+    return run.status == "FINISHED" and (run.kind != "evaluate" or _compares(run.params))
+
+
+def _compares(params: Mapping[str, Any]) -> bool:
+    return has_reference(params) or had_reference(params)

@@ -42,6 +42,8 @@ def up() -> None:
     """Import what drivers and workers import."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # Of so small a model threads make nothing faster.
+    os.environ["OMP_NUM_THREADS"] = "1"
     for name in HEAVY:
         importlib.import_module(name)
 

@@ -64,6 +64,10 @@ class StoreConfigError(StoreError, UserError):
     """The tracking store's address is wrong or its place cannot be written, found before any work is done."""
 
 
+class StoreAwayError(StoreConfigError):
+    """Nobody answers at the tracking store's address; a sweep goes on without it, whoever has to read it cannot."""
+
+
 class StageError(SlimError):
     """A stage cannot give a result.
 

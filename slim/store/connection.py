@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from slim.errors import StoreConfigError, StoreError
+from slim.errors import StoreAwayError, StoreConfigError, StoreError
 
 _SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 _ALLOWED = "sqlite:///<absolute path>, http(s)://<server>, or another database that MLflow takes"
@@ -88,6 +88,7 @@ def open_client(tracking_uri: str) -> Any:
     """Return an `MlflowClient` for the store; its database is made when absent.
 
     Raises:
+        StoreAwayError: a server or a database does not answer, or answers errors.
         StoreConfigError: it cannot be opened.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -104,5 +105,28 @@ def open_client(tracking_uri: str) -> Any:
         client.search_experiments(max_results=1)
     except Exception as error:
         line = " ".join(str(error).split())[:200]
-        raise StoreConfigError(f"tracking store {tracking_uri!r} cannot be opened: {line}") from error
+        kind = StoreAwayError if _is_away(tracking_uri, error) else StoreConfigError
+        raise kind(f"tracking store {without_password(tracking_uri)!r} cannot be opened: {line}") from error
     return client
+
+
+def without_password(tracking_uri: str) -> str:
+    """Return an address as it may be shown and kept."""
+    parts = urlparse(tracking_uri)
+    if parts.password is None:
+        return tracking_uri
+    user, _, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user.partition(':')[0]}@{host}").geturl()
+
+
+def _is_away(tracking_uri: str, error: Exception) -> bool:
+    """Whether an address that does not open may do so later: nobody answers, or with an error of the server's own."""
+    if tracking_uri.startswith("http"):
+        # MLflow gives up on connections, timeouts and 5xx with these words.
+        return any(
+            words in str(error) for words in ("Max retries exceeded", "error code 5", "failed with exception", "timed out")
+        )
+    return not tracking_uri.startswith("sqlite") and any(
+        words in str(error)
+        for words in ("Connection refused", "could not connect", "timeout expired", "starting up", "shutting down")
+    )
