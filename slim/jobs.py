@@ -161,6 +161,14 @@ class Spool:
             raise ValueError("files that it speaks of are missing")
         return found
 
+    def amend(self, result: StageResult) -> None:
+        """Replace what the result of that key says; its files stay."""
+        target = self.root / result.key / _RESULT
+        aside = target.with_suffix(".partial")
+        with contextlib.suppress(FileNotFoundError):
+            aside.write_text(json.dumps(result.to_json()), encoding="utf-8")
+            aside.replace(target)
+
     def keys(self) -> list[str]:
         """Return the keys of the results that wait, broken ones included."""
         return sorted(path.parent.name for path in self.root.glob(f"*/{_RESULT}"))

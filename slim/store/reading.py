@@ -3,6 +3,7 @@
 import contextlib
 import sqlite3
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -10,13 +11,14 @@ from typing import Any, Self
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
-from slim.errors import NotStoredError, StoreConfigError
+from slim.errors import NotStoredError, StoreAwayError, StoreConfigError
 from slim.store import bulk, checkpoints
 from slim.store.bulk import Snapshot
 from slim.store.connection import check_address, open_client, sqlite_path, translated
 from slim.store.contract import TAG, Kind, StoredRun
 
 _PAGE = 1000
+_ASK_AGAIN_S = 30.0
 
 
 class Reader:
@@ -34,6 +36,8 @@ class Reader:
         self.experiment = experiment
         self._client = client
         self._experiment_id = experiment_id
+        self._away: StoreAwayError | None = None
+        self._away_s = 0.0
 
     @property
     def client(self) -> Any:
@@ -43,7 +47,14 @@ class Reader:
             StoreError: still nobody answers.
         """
         if self._client is None:
-            opened = type(self).open(self.tracking_uri, self.experiment)
+            if self._away is not None and time.monotonic() - self._away_s < _ASK_AGAIN_S:
+                raise self._away
+            try:
+                opened = type(self).open(self.tracking_uri, self.experiment)
+            except StoreAwayError as error:
+                # Asking takes its time, and a sweep asks often.
+                self._away, self._away_s = error, time.monotonic()
+                raise
             assert opened is not None
             self._client, self._experiment_id = opened._client, opened._experiment_id
         return self._client
