@@ -1,6 +1,6 @@
 """A sweep that is killed again and again: is anything lost, done twice, left half-done or measured otherwise?
 
-    python -m benchmarks.chaos [--rounds 50] [--seed 0] [--cold]
+    python -m benchmarks.chaos [--rounds 50] [--seed 0] [--cold | --stand-in]
 
 Each round sweeps a tiny model at two precisions, one of them quantized (transformers engine; profiled and evaluated), into an empty
 store, and kills worker, driver or both, with SIGKILL or SIGTERM, at random moments of the time that an undisturbed sweep takes. The
@@ -10,7 +10,8 @@ of its manifest, and the metrics that do not depend on the clock must be those o
 sweep. Target: no miss in 50 rounds.
 
 Drivers and workers are forked from a process that has imported everything, so that kills meet work and not imports; ``--cold`` starts
-real interpreters, and takes several times as long.
+real interpreters, and takes several times as long; with ``--stand-in`` the stages take a moment and compute nothing, so that kills meet
+the spool, the store and what lies between, fifty rounds in minutes and without an engine.
 """
 
 import argparse
@@ -36,8 +37,11 @@ from benchmarks import warm
 from slim.jobs import Spool
 from slim.provenance import ROOT
 from slim.store import Store
+from slim.store.connection import open_client
 
 TARGET_ROUNDS = 50
+MAKES_STORE = 10
+"""Every so many rounds the store is made by the sweep too."""
 Victim = Literal["worker", "driver", "both"]
 SWEEP: dict[str, Any] = {
     "precisions": ["bf16@transformers", "bnb-int8@transformers"],
@@ -104,11 +108,13 @@ class Chaos:
     Args:
         directory: for everything.
         cold: start interpreters instead of forking.
+        stand_in: stages that compute nothing.
     """
 
-    def __init__(self, directory: Path, cold: bool = False) -> None:
+    def __init__(self, directory: Path, cold: bool = False, stand_in: bool = False) -> None:
         self.directory = directory
         self.cold = cold
+        self.stand_in = stand_in
         self.undisturbed_s = 0.0
         self.reference: dict[str, dict[str, float]] = {}
         directory.mkdir(parents=True, exist_ok=True)
@@ -119,6 +125,9 @@ class Chaos:
         """Run the sweep undisturbed, for its time and its metrics."""
         (self.directory / "sweep.json").write_text(json.dumps({**SWEEP, "models": [str(model)]}))
         home = self.directory / "undisturbed"
+        home.mkdir()
+        open_client(f"sqlite:///{self.directory / 'empty.db'}")
+        shutil.copy2(self.directory / "empty.db", home / "mlflow.db")
         start = time.monotonic()
         process = self._start(home)
         if process.wait(600) != 0:
@@ -138,6 +147,10 @@ class Chaos:
         """
         chance = random.Random(seed)
         home = self.directory / f"round{seed}"
+        if seed % MAKES_STORE:
+            # Making the store takes longer than the sweep.
+            home.mkdir()
+            shutil.copy2(self.directory / "empty.db", home / "mlflow.db")
         planned = [_draw(chance, self.undisturbed_s) for _ in range(chance.randint(1, 4))]
         done: list[Kill] = []
         finished = checks.Finished()
@@ -164,7 +177,7 @@ class Chaos:
         arguments = ["--config", str(self.directory / "sweep.json"), "--tracking-uri", f"sqlite:///{home / 'mlflow.db'}"]
         environment = {**os.environ, "SLIM_HOME": str(home), "MLFLOW_DISABLE_TELEMETRY": "true"}
         if not self.cold:
-            return warm.start_sweep(arguments, home / "driver.log", environment)
+            return warm.start_sweep(arguments, home / "driver.log", environment, self.stand_in)
         with (home / "driver.log").open("ab") as log:
             command = [sys.executable, "-m", "entrypoints.sweep", *arguments]
             return psutil.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -222,14 +235,15 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=TARGET_ROUNDS)
     parser.add_argument("--seed", type=int, default=0, help="of the first round; the others count on")
     parser.add_argument("--cold", action="store_true", help="start interpreters instead of forking")
+    parser.add_argument("--stand-in", action="store_true", help="stages that compute nothing")
     parser.add_argument("--keep", type=Path, help="directory for the files, a missed round's among them")
     arguments = parser.parse_args(given)
     with tempfile.TemporaryDirectory() as directory:
         place = arguments.keep or Path(directory)
-        chaos = Chaos(place, arguments.cold)
+        chaos = Chaos(place, arguments.cold, arguments.stand_in)
         _model(place / "tiny")
         if not arguments.cold:
-            warm.up()
+            warm.up(arguments.stand_in)
         chaos.prepare(place / "tiny")
         print(f"undisturbed: {chaos.undisturbed_s:.1f} s, {len(chaos.reference)} configurations", flush=True)
         print(f"{'round':>5}  {'starts':>6}  {'time s':>6}  {'misses':>6}  kills", flush=True)

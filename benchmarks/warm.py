@@ -38,13 +38,16 @@ HEAVY = (
 )
 
 
-def up() -> None:
-    """Import what drivers and workers import."""
+LIGHT = tuple(name for name in HEAVY if not name.startswith(("transformers", "bitsandbytes", "slim.")))
+
+
+def up(stand_in: bool = False) -> None:
+    """Import what drivers and workers import; with stand-ins for the stages, no engine."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     # Of so small a model threads make nothing faster.
     os.environ["OMP_NUM_THREADS"] = "1"
-    for name in HEAVY:
+    for name in (*LIGHT, "slim.api", "slim.worker", "benchmarks.stand_in_stages") if stand_in else HEAVY:
         importlib.import_module(name)
 
 
@@ -105,9 +108,14 @@ def _become(function: Callable[[], int | None], log: int, environment: dict[str,
         os._exit(status)
 
 
-def fork_workers() -> None:
-    """From now on this process forks its workers instead of starting interpreters."""
+def fork_workers(stand_in: bool = False) -> None:
+    """From now on this process forks its workers instead of starting interpreters; with stand-ins, their stages compute nothing."""
     from slim import executor, worker
+
+    if stand_in:
+        from benchmarks import stand_in_stages
+
+        stand_in_stages.install()
 
     def popen(command: Sequence[str], *, stdout: Any, env: dict[str, str], **_: Any) -> Forked:
         return start(lambda: worker.main([str(command[-1])]), stdout.fileno(), env)
@@ -117,16 +125,16 @@ def fork_workers() -> None:
     )
 
 
-def sweep(arguments: list[str]) -> int:
+def sweep(arguments: list[str], stand_in: bool) -> int:
     """Run a sweep's entry point, as ``python -m entrypoints.sweep`` would, with forked workers."""
     from entrypoints.sweep import main
 
-    fork_workers()
+    fork_workers(stand_in)
     main(arguments, standalone_mode=True)
     return 0
 
 
-def start_sweep(arguments: list[str], log: Path, environment: dict[str, str]) -> Forked:
+def start_sweep(arguments: list[str], log: Path, environment: dict[str, str], stand_in: bool = False) -> Forked:
     """Start a sweep in a forked process."""
     with log.open("ab") as file:
-        return start(lambda: sweep(arguments), file.fileno(), environment)
+        return start(lambda: sweep(arguments, stand_in), file.fileno(), environment)

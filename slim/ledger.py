@@ -199,6 +199,10 @@ class Ledger:
             reasons += [reason for r in runs for reason in r.tags.get(TAG.VALIDITY, "").split(",") if reason] + spread
             metrics |= {k: v for k, v in combined.items() if not k.startswith("timing/")}
         tags = {TAG.STAGE_RUNS: json.dumps({name: [r.run_id for r in runs] for name, runs in by_stage.items()})}
+        if retried := list(
+            dict.fromkeys(r.tags[TAG.RETRIED] for runs in by_stage.values() for r in runs if TAG.RETRIED in r.tags)
+        ):
+            tags[TAG.RETRIED] = "; ".join(retried)
         if reasons:
             tags[TAG.VALIDITY] = ",".join(dict.fromkeys(reasons))
         known = self.store.get(entry.run_id).params

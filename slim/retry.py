@@ -14,9 +14,7 @@ from slim import models
 from slim.errors import Reason, StageError
 from slim.jobs import Job, Spool, Spooled, StageOrder
 from slim.records import Stage, StageResult
-
-TAG = "slim.retried"
-"""On the runs of stages that were measured once more with less: what was changed."""
+from slim.store.contract import TAG
 
 _GIB = 1 << 30
 _CACHE_BYTES = 2
@@ -39,7 +37,7 @@ class Smaller:
         """Write into a result what was changed for it."""
         result = spooled.result
         changed = self.params[result.stage]
-        tags = {**result.tags, TAG: "out_of_memory: " + ", ".join(f"{name} {value}" for name, value in changed.items())}
+        tags = {**result.tags, TAG.RETRIED: "out_of_memory: " + ", ".join(f"{name} {value}" for name, value in changed.items())}
         said = StageResult(**{**result.__dict__, "params": {**result.params, **changed}, "tags": tags})
         spool.amend(said)
         return spool.find(result.key) or Spooled(spooled.path, said)

@@ -395,7 +395,7 @@ def serve(home: Path, port: int) -> subprocess.Popen[bytes]:
     )
     import urllib.request
 
-    for _ in range(600):
+    for _ in range(3000):
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
                 return process

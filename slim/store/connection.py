@@ -5,7 +5,7 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -101,6 +101,9 @@ def open_client(tracking_uri: str) -> Any:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
     try:
+        path = sqlite_path(tracking_uri)
+        if path is not None and not path.exists():
+            _make_database(path)
         client = MlflowClient(tracking_uri=tracking_uri)
         client.search_experiments(max_results=1)
     except Exception as error:
@@ -108,6 +111,21 @@ def open_client(tracking_uri: str) -> Any:
         kind = StoreAwayError if _is_away(tracking_uri, error) else StoreConfigError
         raise kind(f"tracking store {without_password(tracking_uri)!r} cannot be opened: {line}") from error
     return client
+
+
+def _make_database(path: Path) -> None:
+    """Make a SQLite store aside and then give it its name: one whose making is cut off could never be opened again."""
+    from mlflow.tracking import MlflowClient
+
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".slim-store-") as directory:
+        made, whole = Path(directory) / "made.db", Path(directory) / "whole.db"
+        MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
+        # A copy that nobody has open.
+        with closing(sqlite3.connect(made)) as source, closing(sqlite3.connect(whole)) as target:
+            source.backup(target)
+        # Whoever else makes it at this moment makes the same.
+        with suppress(FileExistsError):
+            os.link(whole, path)
 
 
 def without_password(tracking_uri: str) -> str:
