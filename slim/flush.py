@@ -98,7 +98,7 @@ def _collect(entry: Entry, spool: Spool) -> None:
     for stage in entry.planned.stages:
         if stage.run is not None or entry.ended:
             entry.done |= {stage.key: stage.run} if stage.run is not None else {}
-            spool.discard(stage.key)
+            spool.done(stage.key)
         elif (spooled := spool.find(stage.key)) is not None:
             entry.waiting.append((stage, spooled))
 

@@ -180,6 +180,11 @@ class Spool:
             (self.root / key).rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
 
+    def done(self, key: str) -> None:
+        """Remove a finished result that the store has, and pieces that a worker left that was killed just after it had finished."""
+        self.discard(key)
+        self.pieces(key).clear()
+
     def pieces(self, key: str) -> Pieces:
         """Return what earlier attempts at the stage of that key finished; it is removed when the stage has a result."""
         return Pieces(self.root / _PIECES / key)

@@ -51,7 +51,7 @@ class Entry:
             if stage.run is not None:
                 self.done[stage.key] = stage.run
                 # Whoever logged it may have been killed before it could tidy up.
-                spool.discard(stage.key)
+                spool.done(stage.key)
             elif stage.spooled and (waiting := spool.find(stage.key)) is not None:
                 self.waiting.append((stage, waiting))
 
@@ -106,9 +106,11 @@ class Ledger:
                 tags={TAG.REPEAT: str(stage.repeat)},
             )
             entry.waiting.pop(0)
-            self.spool.discard(stage.key)
             if spooled.result.failure is None:
                 entry.done[stage.key] = run
+                self.spool.done(stage.key)
+            else:
+                self.spool.discard(stage.key)
         self._summarize(entry)
 
     def _finished_before(self, entry: Entry) -> bool:
