@@ -13,6 +13,8 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from analysis.summary import Summary
+from slim.advice import ADVICE
+from slim.flush import Flushed
 from slim.metrics import format_value, get
 from slim.plan import Plan
 from slim.records import Progress
@@ -149,8 +151,8 @@ def print_plan(console: Console, plan: Plan) -> None:
     console.print(f"Rough estimate of what is left: {duration(plan.estimate_s)}.", highlight=False)
 
 
-def print_summary(console: Console, summary: Summary, outcome: SweepOutcome) -> None:
-    """Show the configurations, the fronts and what went wrong."""
+def print_summary(console: Console, summary: Summary) -> None:
+    """Show the configurations and the fronts."""
     table = Table(*summary.headers, title=summary.title)
     for row in summary.rows:
         table.add_row(*row)
@@ -169,17 +171,23 @@ def print_summary(console: Console, summary: Summary, outcome: SweepOutcome) -> 
             console.print(f"Pareto front of {title}: {', '.join(names)}", highlight=False, soft_wrap=True)
     for name, reasons in summary.flagged.items():
         console.print(f"Flagged: {name}: {reasons}", highlight=False, soft_wrap=True)
+
+
+def print_outcome(console: Console, outcome: SweepOutcome) -> None:
+    """Show what went wrong, what to do about it, what waits, and how long it took."""
     for result in outcome.configurations:
         if result.failure is not None:
-            console.print(
+            for line in (
                 f"Failed: {result.name}: {result.failure.reason}: {result.failure.message}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+                f"  {ADVICE[result.failure.reason]}",
+            ):
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
     if outcome.unlogged:
         console.print(
-            f"{outcome.unlogged} results wait in the spool, since the store was away: run the same command again to log them.",
+            f"{outcome.unlogged} results wait in the spool, since the store was away: run the same command again, or `python -m "
+            "entrypoints.sweep --flush`, to log them.",
+            highlight=False,
+            markup=False,
             soft_wrap=True,
         )
     console.print(
@@ -187,6 +195,16 @@ def print_summary(console: Console, summary: Summary, outcome: SweepOutcome) -> 
         f"{outcome.engine_starts} engine starts.",
         highlight=False,
     )
+
+
+def print_flushed(console: Console, flushed: Flushed) -> None:
+    """Show what was logged from the spool, and what still waits."""
+    lines = [f"{flushed.logged} results logged, of {len(flushed.run_ids)} configurations."]
+    lines += [f"{n} results wait for the store {uri}: name it with --tracking-uri." for uri, n in flushed.elsewhere.items()]
+    if flushed.unknown:
+        lines.append(f"{flushed.unknown} results wait for the command that made them: run it again.")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_stage(console: Console, store: Store, outcome: StageOutcome) -> None:

@@ -25,18 +25,22 @@ def written_aside(target: Path) -> Iterator[Path]:
     aside.mkdir(parents=True)
     try:
         yield aside
-        for file in aside.rglob("*"):
-            # A name must never stand for bytes that a power cut can still take away.
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        settle(aside)
         # Renaming replaces an empty directory.
         aside.rename(target)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def settle(directory: Path) -> None:
+    """Have the disk take everything in a directory: a name must never stand for bytes that a power cut can still take away."""
+    for file in (*directory.rglob("*"), directory):
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def copy_ends(source: Path, target: Path, limit: int = 2 << 20) -> None:

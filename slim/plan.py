@@ -1,7 +1,7 @@
 """From a sweep file to what has to be done: configurations, stage keys, what is finished already, what cannot work."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -141,7 +141,7 @@ def make(config: SweepConfig, store: Store | None, spool: Spool | None) -> Plan:
     _refuse_evaluation(config, sources)
     check(config)
     findings = {f.subject: f for f in doctor.diagnose(measure, doctor.read_machine(), quantizing) if f.is_configuration}
-    planned = []
+    planned: list[PlannedConfiguration] = []
     for source in sources:
         pairs = [precisions.serve(p.precision, p.engine) for p in config.precisions]
         # Baselines first, so that whatever comes later can be compared at once.
@@ -157,7 +157,8 @@ def make(config: SweepConfig, store: Store | None, spool: Spool | None) -> Plan:
             )
             failure = _impossible(findings, precision, engine) or _preflight(source, precision, config)
             named = _name(source, baseline, engine) if baseline and baseline != precision.name else None
-            planned.append(_with_reuse(replace(one, failure=failure, baseline=named, left_out=left_out), store, spool))
+            coming = {s.key for c in planned if c.failure is None for s in c.stages if s.stage == "evaluate" and s.to_run}
+            planned.append(with_reuse(replace(one, failure=failure, baseline=named, left_out=left_out), store, spool, coming))
     return Plan(config, measure, quantizing, tuple(planned))
 
 
@@ -286,8 +287,17 @@ def _name(source: ModelSource, precision: str, engine: EngineName) -> str:
     return f"{source.short_name}/{precision}@{engine}"
 
 
-def _with_reuse(planned: PlannedConfiguration, store: Store | None, spool: Spool | None) -> PlannedConfiguration:
-    """Look up what is finished already."""
+def with_reuse(
+    planned: PlannedConfiguration, store: Store | None, spool: Spool | None, coming: Container[str] = ()
+) -> PlannedConfiguration:
+    """Look up what is finished already.
+
+    Args:
+        planned: a configuration of which that is not known.
+        store: where finished stages are looked up.
+        spool: where results may wait.
+        coming: keys of evaluations that run before it.
+    """
     run = store.find_finished("configuration", planned.key) if store else None
     if run is not None:
         planned = replace(planned, run=run)
@@ -297,7 +307,11 @@ def _with_reuse(planned: PlannedConfiguration, store: Store | None, spool: Spool
         waiting = spool.find(stage.key) if spool and found is None else None
         spooled = waiting is not None and waiting.result.failure is None
         params = found.params if found else waiting.result.params if waiting and spooled else None
-        if stage.stage == "evaluate" and params is not None and _misses_reference(planned.reference, params, store, spool):
+        if (
+            stage.stage == "evaluate"
+            and params is not None
+            and _misses_reference(planned.reference, params, store, spool, coming)
+        ):
             # It was evaluated before its baseline was: once more, now that the divergence can be measured.
             found, spooled, planned = None, False, replace(planned, run=None)
         stages.append(replace(stage, run=found, spooled=spooled))
@@ -305,11 +319,17 @@ def _with_reuse(planned: PlannedConfiguration, store: Store | None, spool: Spool
 
 
 def _misses_reference(
-    reference: PlannedReference | None, params: Mapping[str, Any], store: Store | None, spool: Spool | None
+    reference: PlannedReference | None,
+    params: Mapping[str, Any],
+    store: Store | None,
+    spool: Spool | None,
+    coming: Container[str],
 ) -> bool:
-    """Whether an evaluation with these params had no distributions of its baseline to compare with, and now there are some."""
+    """Whether an evaluation with these params had no distributions of its baseline to compare with, and now there are or will be some."""
     if reference is None or evaluate.had_reference(params):
         return False
+    if reference.key in coming:
+        return True
     run = store.find_finished("evaluate", reference.key) if store else None
     waiting = spool.find(reference.key) if spool else None
     return any(evaluate.has_reference(p) for p in (run.params if run else {}, waiting.result.params if waiting else {}))

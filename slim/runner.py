@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from slim import checkpoint as checkpoints
-from slim import models, quantize
+from slim import models, quantize, retry
 from slim.config import SweepConfig
 from slim.cooling import Cooling
 from slim.errors import Reason, StageError, UserError
@@ -91,7 +91,13 @@ class Runner:
             checkpoint=checkpoint,
             against=against,
         )
-        return self._finished(self._launch(planned, job, self._config.interpreters.measure))
+        results = self._finished(self._launch(planned, job, self._config.interpreters.measure))
+        smaller = retry.smaller(job, results)
+        if smaller is None:
+            return results
+        again = self._finished(self._launch(planned, smaller.job, self._config.interpreters.measure))
+        by_key = {spooled.result.key: smaller.told(self._spool, spooled) for spooled in again}
+        return [by_key.get(spooled.result.key, spooled) for spooled in results]
 
     def _launch(self, planned: PlannedConfiguration, job: Job, interpreter: str | None) -> Outcome:
         timeouts = self._config.timeouts

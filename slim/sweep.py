@@ -2,14 +2,17 @@
 
 import json
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from threading import Thread
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from slim.errors import Reason, StageError, StoreError, UserError
+from slim import advice
+from slim.errors import Reason, StageError, StoreAwayError, StoreConfigError, StoreError, UserError
 from slim.jobs import Spool
 from slim.ledger import Entry, Ledger
 from slim.plan import Plan
@@ -17,6 +20,7 @@ from slim.records import NOTHING, Failure, Progress
 from slim.runner import Runner
 from slim.store import TAG, Store
 from slim.timeleft import StepLeft, TimeLeft
+from slim.waiting import End, Record, records, tidy
 
 _HEARTBEAT_S = 15.0
 
@@ -75,7 +79,7 @@ class SweepOutcome:
     """How a sweep ended.
 
     Attributes:
-        run_id: its run.
+        run_id: its run; None when the store was away all the time.
         configurations: in the plan's order; those that ``on_failure: stop`` left out are missing.
         unlogged: stages whose results wait in the spool because the store was away.
         wall_s: of the whole.
@@ -85,7 +89,7 @@ class SweepOutcome:
         engine_starts: how many.
     """
 
-    run_id: str
+    run_id: str | None
     configurations: tuple[ConfigurationOutcome, ...]
     unlogged: int
     wall_s: float
@@ -109,19 +113,32 @@ class SweepRun:
         spool: where workers leave results.
         on_event: told what happens.
         join: run that becomes the sweep's run.
+        looked_up: whether the plan knows what the store had finished; not when the store was away.
     """
 
-    def __init__(self, plan: Plan, store: Store, spool: Spool, on_event: OnEvent, join: str | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        spool: Spool,
+        on_event: OnEvent,
+        join: str | None = None,
+        *,
+        looked_up: bool = True,
+    ) -> None:
         self.plan = plan
         self.store = store
         self.spool = spool
         self._on_event = on_event
         self._join = join
-        self._ledger = Ledger(plan, store, spool)
+        self._looked_up = looked_up
+        self._ledger = Ledger(plan, store, spool, self._begin, looked_up)
+        self._record = Record.of(spool, plan, store.tracking_uri, store.experiment, time.time())
         self._runner = Runner(plan.config, spool, self._progress, self._tick)
         self._time_left = TimeLeft(plan)
         self._step_left = StepLeft()
         self._beat_s = 0.0
+        self._beat: Thread | None = None
 
     def execute(self) -> SweepOutcome:
         """Do what is left of the plan.
@@ -132,40 +149,51 @@ class SweepRun:
         """
         start = time.perf_counter()
         with alone(self.spool):
-            run_id = self._begin()
             try:
+                self._start()
                 self._work()
                 self._compare()
             except BaseException as error:
                 self._interrupted(error)
                 raise
-            return self._end(run_id, time.perf_counter() - start)
+            return self._end(time.perf_counter() - start)
 
     # The sweep's own run
 
-    def _begin(self) -> str:
-        config = self.plan.config
-        run_id = self.store.begin(
-            "sweep",
-            config.name,
-            params={
-                "models": list(dict.fromkeys(c.source.reference for c in self.plan.configurations)),
-                "precisions": list(dict.fromkeys(f"{c.precision.name}@{c.engine}" for c in self.plan.configurations)),
-                "repeats": config.repeats,
-                "seed": config.seed,
-                "hardware": self.plan.measure.hardware.label,
-            },
-            join=self._join,
-        )
+    def _start(self) -> None:
+        """Start the sweep's run; a store that is away is no reason not to measure."""
+        with suppress(OSError):
+            # Without it the same command can still log what waits.
+            self._record.write()
+        if not self._looked_up:
+            self._note("the store is away: what it holds cannot be looked up, so all of it is run; results wait in the spool")
+            return
+        try:
+            self._begin()
+        except StoreConfigError as error:
+            if not isinstance(error, StoreAwayError):
+                raise
+            self._note(f"{error}; results wait in the spool")
+        except StoreError as error:
+            self._note(f"{error}; results wait in the spool")
+
+    def _begin(self) -> None:
+        run_id = begin(self.store, self.plan, self._record.started_unix_s, self._join)
         self._ledger.sweep_run = run_id
-        planned = {c.key for c in self.plan.configurations}
+        self._record = replace(self._record, sweep_run=run_id)
+        with suppress(OSError):
+            self._record.write()
+        for record in records(self.spool):
+            if record.ended_at(self.store) and not record.waiting(self.spool):
+                if record.sweep_run is not None and record.end is not None:
+                    finish(self.store, record.sweep_run, record.end)
+                record.remove()
+        planned = {c.key for c in self.plan.configurations if c.run is None}
         for run in self.store.abandoned():
             # Those of this plan are gone on with instead.
             if run.run_id != run_id and run.tags.get(TAG.KEY) not in planned:
-                self.store.finish(run.run_id, failure=Reason.INTERRUPTED.value, message="whoever worked on it is gone")
-        self.store.log_text(run_id, config.model_dump_json(indent=2), "sweep.json")
+                self.store.give_up(run, "whoever worked on it is gone")
         self._log_plan(run_id)
-        return run_id
 
     def _log_plan(self, run_id: str) -> None:
         """Write what the sweep is made of, with the runs that stand for it, reused ones included."""
@@ -184,33 +212,35 @@ class SweepRun:
         environments = {"measure": self.plan.measure.to_json(), "quantize": self.plan.quantize.to_json()}
         self.store.log_text(run_id, json.dumps({"configurations": rows, "environments": environments}, indent=2), "plan.json")
 
-    def _end(self, run_id: str, wall_s: float) -> SweepOutcome:
-        entries = self._ledger.entries
+    def _end(self, wall_s: float) -> SweepOutcome:
+        entries, runner = self._ledger.entries, self._runner
         outcomes = tuple(_outcome(e) for e in entries if e.ended or e.failure or e.waiting)
-        failed = [o for o in outcomes if o.status == "failed"]
-        runner = self._runner
+        counts = {
+            "sweep/configurations": len(entries),
+            "sweep/finished": sum(o.status == "finished" for o in outcomes),
+            "sweep/reused": sum(o.status == "reused" for o in outcomes),
+            "sweep/failed": sum(o.status == "failed" for o in outcomes),
+            "sweep/wall_s": wall_s,
+            "sweep/prepare_s": runner.prepare_s,
+            "sweep/work_s": runner.work_s,
+            "sweep/engine_start_s": runner.engine_start_s,
+            "sweep/engine_starts": runner.engine_starts,
+        }
+        unlogged = sum(len(e.waiting) for e in entries)
+        self._record = replace(
+            self._record, end=End(counts, {o.name: o.failure for o in outcomes if o.failure is not None}, time.time())
+        )
         try:
-            self._log_plan(run_id)
-            counts = {
-                "sweep/configurations": len(entries),
-                "sweep/finished": sum(o.status == "finished" for o in outcomes),
-                "sweep/reused": sum(o.status == "reused" for o in outcomes),
-                "sweep/failed": len(failed),
-                "sweep/wall_s": wall_s,
-                "sweep/prepare_s": runner.prepare_s,
-                "sweep/work_s": runner.work_s,
-                "sweep/engine_start_s": runner.engine_start_s,
-                "sweep/engine_starts": runner.engine_starts,
-            }
-            reused = [o.name for o in outcomes if o.status == "reused"]
-            self.store.log(run_id, metrics=counts, tags={TAG.REUSED: ",".join(reused)} if reused else {})
-            message = "; ".join(f"{o.name}: {o.failure.reason}" for o in failed if o.failure)
-            self.store.finish(run_id, failure="configurations_failed" if failed else None, message=message)
+            self._log_end(outcomes, self._record.end)
+            is_logged = unlogged == 0 and all(e.ended for e in entries if e.failure)
         except StoreError as error:
             self._note(str(error))
-        unlogged = sum(len(e.waiting) for e in entries)
+            is_logged = False
+        with suppress(OSError):
+            self._record.remove() if is_logged else self._record.write()
+            tidy(self.spool)
         return SweepOutcome(
-            run_id,
+            self._ledger.sweep_run,
             outcomes,
             unlogged,
             wall_s=wall_s,
@@ -220,16 +250,30 @@ class SweepRun:
             engine_starts=runner.engine_starts,
         )
 
+    def _log_end(self, outcomes: tuple[ConfigurationOutcome, ...], end: End | None) -> None:
+        """Write how it ended, and end whatever else this process or a killed one left open."""
+        if self._ledger.sweep_run is None:
+            self._begin()
+        run_id = self._ledger.sweep_run
+        assert run_id is not None and end is not None
+        self._log_plan(run_id)
+        reused = [o.name for o in outcomes if o.status == "reused"]
+        if reused:
+            self.store.log(run_id, tags={TAG.REUSED: ",".join(reused)})
+        known = {run_id, *(e.run_id for e in self._ledger.entries if e.run_id)}
+        for run in (*self.store.own_leftovers(known), *self.store.abandoned()):
+            if run.run_id not in known:
+                self.store.give_up(run, "whoever began it did not end it")
+        finish(self.store, run_id, end)
+
     def _interrupted(self, error: BaseException) -> None:
         """Say in the store that this sweep was cut off; what it finished stays, and the next one goes on from there."""
         message = " ".join(str(error).split()) or type(error).__name__
-        open_runs = [e.run_id for e in self._ledger.entries if e.run_id and not e.ended]
-        for run_id in [*open_runs, self._ledger.sweep_run]:
-            try:
-                if run_id is not None:
-                    self.store.finish(run_id, failure=Reason.INTERRUPTED.value, message=message)
-            except StoreError:
-                return
+        try:
+            for run in self.store.own_leftovers(()):
+                self.store.give_up(run, message)
+        except StoreError:
+            return
 
     # The work
 
@@ -271,9 +315,13 @@ class SweepRun:
                 raise StageError(entry.planned.failure.reason, entry.planned.failure.message)
             self._run_stages(entry, repeat)
         except StageError as error:
-            entry.failure = Failure(error.reason, error.message)
+            entry.failure = Failure(error.reason, error.message, error.log_tail)
         except StoreError as error:
             entry.failure = Failure(Reason.DEPENDENCY, str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other configurations go on
+            reason = advice.of_error(error) or Reason.INTERNAL
+            message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            entry.failure = Failure(reason, message[:1000], traceback.format_exc())
         if entry.failure or not entry.left():
             self._sync(entry)
             self._ended(entry)
@@ -304,6 +352,9 @@ class SweepRun:
             self._ledger.write(entry)
         except StoreError as error:
             self._note(f"{error}; results wait in the spool")
+        except Exception as error:  # noqa: BLE001 - one configuration's result is no reason to lose the others'
+            line = " ".join(str(error).split())[:300]
+            self._note(f"{entry.planned.name} cannot be logged: {type(error).__name__}: {line}; results wait in the spool")
 
     # Telling
 
@@ -314,11 +365,13 @@ class SweepRun:
         self._emit(kind, name, stage=stage, progress=progress, step_left_s=self._step_left.left_s())
 
     def _tick(self) -> None:
-        if time.monotonic() - self._beat_s > _HEARTBEAT_S:
+        beating = self._beat is not None and self._beat.is_alive()
+        if time.monotonic() - self._beat_s > _HEARTBEAT_S and not beating:
             self._beat_s = time.monotonic()
-            self.store.heartbeat(
-                [r for r in (self._ledger.sweep_run, *(e.run_id for e in self._ledger.entries if not e.ended)) if r]
-            )
+            run_ids = [r for r in (self._ledger.sweep_run, *(e.run_id for e in self._ledger.entries if not e.ended)) if r]
+            # Beside the work: a store that is slow or away must not keep anybody from watching the worker.
+            self._beat = Thread(target=self.store.heartbeat, args=(run_ids,), daemon=True)
+            self._beat.start()
 
     def _ended(self, entry: Entry) -> None:
         self._time_left.ended(entry.planned.name)
@@ -340,6 +393,44 @@ def _outcome(entry: Entry) -> ConfigurationOutcome:
     return ConfigurationOutcome(entry.planned.name, status, entry.run_id, entry.failure)
 
 
+def begin(store: Store, plan: Plan, started_unix_s: float, join: str | None = None) -> str:
+    """Start a sweep's run, with the sweep file, and return its id.
+
+    Raises:
+        StoreError: the store is away.
+    """
+    config = plan.config
+    run_id = store.begin(
+        "sweep",
+        config.name,
+        params={
+            "models": list(dict.fromkeys(c.source.reference for c in plan.configurations)),
+            "precisions": list(dict.fromkeys(f"{c.precision.name}@{c.engine}" for c in plan.configurations)),
+            "repeats": config.repeats,
+            "seed": config.seed,
+            "hardware": plan.measure.hardware.label,
+        },
+        start_unix_s=started_unix_s,
+        join=join,
+    )
+    store.log_text(run_id, config.model_dump_json(indent=2), "sweep.json")
+    return run_id
+
+
+def finish(store: Store, run_id: str, end: End) -> None:
+    """Write a sweep's totals on its run, and end it.
+
+    Raises:
+        StoreError: the store is away.
+    """
+    # A sweep of another machine may have taken it for abandoned.
+    tags = store.get(run_id).tags
+    store.untag(run_id, [tag for tag in (TAG.FAILURE, TAG.FAILURE_MESSAGE) if tag in tags])
+    store.log(run_id, metrics=end.metrics)
+    message = "; ".join(f"{name}: {failure.reason}" for name, failure in end.failures.items())
+    store.finish(run_id, failure="configurations_failed" if end.failures else None, message=message, end_unix_s=end.ended_unix_s)
+
+
 @contextmanager
 def alone(spool: Spool) -> Iterator[None]:
     """Hold the spool's lock and clear what killed workers left; two sweeps at once would measure each other.
@@ -356,6 +447,7 @@ def alone(spool: Spool) -> Iterator[None]:
         ) from None
     try:
         spool.sweep_drafts()
+        tidy(spool)
         yield
     finally:
         lock.release()
