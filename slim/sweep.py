@@ -13,8 +13,9 @@ from slim.errors import Reason, StageError, StoreError, UserError
 from slim.jobs import Spool
 from slim.ledger import Entry, Ledger
 from slim.plan import Plan
-from slim.records import NOTHING, Failure, Progress
+from slim.records import Failure, Progress
 from slim.runner import Runner
+from slim.steps import Results, Steps, following, impossible
 from slim.store import TAG, Store
 from slim.timeleft import StepLeft, TimeLeft
 
@@ -119,6 +120,7 @@ class SweepRun:
         self._join = join
         self._ledger = Ledger(plan, store, spool)
         self._runner = Runner(plan.config, spool, self._progress, self._tick)
+        self._steps = Steps(self._ledger, self._runner)
         self._time_left = TimeLeft(plan)
         self._step_left = StepLeft()
         self._beat_s = 0.0
@@ -264,35 +266,35 @@ class SweepRun:
 
     def _advance(self, entry: Entry, repeat: int) -> None:
         """Bring one configuration to the end of a repeat."""
+        self._take_up(entry)
+        while entry.failure is None and (step := following(entry, repeat)) is not None:
+            with self._failing(entry):
+                self._keep(entry, self._steps.begin(entry, step)())
+        self._close(entry)
+
+    def _take_up(self, entry: Entry) -> None:
+        """Bring a configuration to where earlier sweeps had left it, or fail what cannot work."""
         entry.collect(self.spool)
         self._sync(entry)
-        try:
-            if entry.planned.failure is not None:
-                raise StageError(entry.planned.failure.reason, entry.planned.failure.message)
-            self._run_stages(entry, repeat)
-        except StageError as error:
-            entry.failure = Failure(error.reason, error.message)
-        except StoreError as error:
-            entry.failure = Failure(Reason.DEPENDENCY, str(error))
+        entry.failure = impossible(entry)
+
+    def _close(self, entry: Entry) -> None:
+        """End a configuration of which nothing is left."""
         if entry.failure or not entry.left():
             self._sync(entry)
             self._ended(entry)
 
-    def _run_stages(self, entry: Entry, repeat: int) -> None:
-        todo = [s for s in entry.left() if s.repeat == repeat]
-        if todo:
-            self._runner.prepare(entry.planned)
-        for stage in todo:
-            if stage.stage == "quantize":
-                self._keep(entry, [(stage, self._runner.quantize(entry.planned, stage))])
-        measuring = [s for s in todo if s.stage != "quantize"]
-        if measuring and not entry.failure:
-            evaluates = any(s.stage == "evaluate" for s in measuring)
-            against = self._ledger.reference(entry) if evaluates else NOTHING
-            results = self._runner.measure(entry.planned, measuring, self._ledger.checkpoint(entry), against)
-            self._keep(entry, list(zip(measuring, results, strict=True)))
+    @contextmanager
+    def _failing(self, entry: Entry) -> Iterator[None]:
+        """Make what is raised the configuration's failure."""
+        try:
+            yield
+        except StageError as error:
+            entry.failure = Failure(error.reason, error.message)
+        except StoreError as error:
+            entry.failure = Failure(Reason.DEPENDENCY, str(error))
 
-    def _keep(self, entry: Entry, results: list[Any]) -> None:
+    def _keep(self, entry: Entry, results: Results) -> None:
         for stage, spooled in results:
             entry.waiting.append((stage, spooled))
             entry.failure = entry.failure or spooled.result.failure
