@@ -2,16 +2,19 @@
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from filelock import FileLock, Timeout
 
+from slim.cluster import opening
 from slim.errors import Reason, StageError, StoreError, UserError
 from slim.jobs import Spool
 from slim.ledger import Entry, Ledger
+from slim.overlapping import Overlapping, Told, work_through
 from slim.plan import Plan
 from slim.records import Failure, Progress
 from slim.runner import Runner
@@ -20,6 +23,7 @@ from slim.store import TAG, Store
 from slim.timeleft import StepLeft, TimeLeft
 
 _HEARTBEAT_S = 15.0
+T = TypeVar("T")
 
 Status = Literal["finished", "reused", "failed"]
 EventKind = Literal["stage", "progress", "configuration", "note"]
@@ -38,6 +42,7 @@ class Event:
         done, total: configurations ended and in all.
         left_s: rough wall seconds to the end of the sweep.
         step_left_s: rough wall seconds to the end of the step that runs; None while that cannot be told.
+        at_once: how many configurations may be under way at once.
     """
 
     kind: EventKind
@@ -49,6 +54,7 @@ class Event:
     total: int = 0
     left_s: float = 0.0
     step_left_s: float | None = None
+    at_once: int = 1
 
 
 OnEvent = Callable[[Event], None]
@@ -119,10 +125,12 @@ class SweepRun:
         self._on_event = on_event
         self._join = join
         self._ledger = Ledger(plan, store, spool)
+        self._told, self._notes = Told(self._progress), Told(self._note)
+        self._executor: Overlapping | None = None
         self._runner = Runner(plan.config, spool, self._progress, self._tick)
         self._steps = Steps(self._ledger, self._runner)
         self._time_left = TimeLeft(plan)
-        self._step_left = StepLeft()
+        self._step_left: defaultdict[str, StepLeft] = defaultdict(StepLeft)
         self._beat_s = 0.0
 
     def execute(self) -> SweepOutcome:
@@ -133,7 +141,9 @@ class SweepRun:
             UserError: another sweep works with the same spool.
         """
         start = time.perf_counter()
-        with alone(self.spool):
+        with alone(self.spool), opening.opened(self.plan, self.spool, self._notes) as executor:
+            if executor is not None:
+                self._use(executor)
             run_id = self._begin()
             try:
                 self._work()
@@ -142,6 +152,13 @@ class SweepRun:
                 self._interrupted(error)
                 raise
             return self._end(run_id, time.perf_counter() - start)
+
+    def _use(self, executor: Overlapping) -> None:
+        """Have steps done by an executor that may do several at once; what it says is passed on in this thread."""
+        self._executor = executor
+        self._runner = Runner(self.plan.config, self.spool, self._told, executor=executor)
+        self._steps = Steps(self._ledger, self._runner)
+        self._time_left = TimeLeft(self.plan, executor.lanes)
 
     # The sweep's own run
 
@@ -156,6 +173,7 @@ class SweepRun:
                 "repeats": config.repeats,
                 "seed": config.seed,
                 "hardware": self.plan.measure.hardware.label,
+                "executor": config.executor.name,
             },
             join=self._join,
         )
@@ -243,17 +261,14 @@ class SweepRun:
         for entry in entries:
             if entry.ended:
                 self._ended(entry)
-        for repeat in range(self.plan.config.repeats):
-            for entry in entries:
-                if entry.ended or entry.failure:
-                    continue
-                self._advance(entry, repeat)
-                if entry.failure and self.plan.config.on_failure == "stop":
-                    self._note(f"{entry.planned.name} failed, and on_failure is stop")
-                    return
+        if self._executor is not None:
+            work_through(self, self._steps, entries, self.plan.config.repeats, self._executor)
+            self._leave_out([e for e in entries if not e.ended and not e.failure and e.left()])
+        elif not self._in_order():
+            return
         for entry in entries:
             # What a store that was away did not take.
-            if not entry.ended:
+            if not entry.ended and (self._executor is None or entry.failure or not entry.left()):
                 self._sync(entry)
 
     def _compare(self) -> None:
@@ -264,37 +279,67 @@ class SweepRun:
             except StoreError as error:
                 self._note(f"{error}; the same command compares {entry.planned.name} again")
 
-    def _advance(self, entry: Entry, repeat: int) -> None:
-        """Bring one configuration to the end of a repeat."""
-        self._take_up(entry)
-        while entry.failure is None and (step := following(entry, repeat)) is not None:
-            with self._failing(entry):
-                self._keep(entry, self._steps.begin(entry, step)())
-        self._close(entry)
+    def _leave_out(self, entries: list[Entry]) -> None:
+        """Say of configurations whose turn did not come that they are not worked on any more."""
+        for entry in entries:
+            with suppress(StoreError):
+                if entry.run_id is not None:
+                    self.store.finish(
+                        entry.run_id, failure=Reason.INTERRUPTED.value, message="another failed, and on_failure is stop"
+                    )
 
-    def _take_up(self, entry: Entry) -> None:
+    def _in_order(self) -> bool:
+        """One step after another; False when a failure stops the sweep."""
+        for repeat in range(self.plan.config.repeats):
+            for entry in self._ledger.entries:
+                if entry.ended or entry.failure:
+                    continue
+                if not self._advance(entry, repeat):
+                    return False
+        return True
+
+    def _advance(self, entry: Entry, repeat: int) -> bool:
+        """Bring one configuration to the end of a repeat; False when its failure stops the sweep."""
+        self.take_up(entry)
+        while entry.failure is None and (step := following(entry, repeat)) is not None:
+            results = self.guarded(entry, lambda step=step: self._steps.begin(entry, step)())  # type: ignore[misc]
+            if results is not None:
+                self.keep(entry, results)
+        return self.close(entry)
+
+    def take_up(self, entry: Entry) -> None:
         """Bring a configuration to where earlier sweeps had left it, or fail what cannot work."""
         entry.collect(self.spool)
         self._sync(entry)
         entry.failure = impossible(entry)
 
-    def _close(self, entry: Entry) -> None:
-        """End a configuration of which nothing is left."""
+    def close(self, entry: Entry) -> bool:
+        """End a configuration of which nothing is left; False when the sweep is to stop because it failed."""
         if entry.failure or not entry.left():
             self._sync(entry)
             self._ended(entry)
+        if entry.failure and self.plan.config.on_failure == "stop":
+            self._note(f"{entry.planned.name} failed, and on_failure is stop")
+            return False
+        return True
 
-    @contextmanager
-    def _failing(self, entry: Entry) -> Iterator[None]:
-        """Make what is raised the configuration's failure."""
+    def waiting(self) -> None:
+        """Nothing to do but to tell and to show signs of life."""
+        self._told.pass_on()
+        self._notes.pass_on()
+        self._tick()
+
+    def guarded(self, entry: Entry, call: Callable[[], T]) -> T | None:
+        """Call; what is raised becomes the configuration's failure, and None is returned."""
         try:
-            yield
+            return call()
         except StageError as error:
             entry.failure = Failure(error.reason, error.message)
         except StoreError as error:
             entry.failure = Failure(Reason.DEPENDENCY, str(error))
+        return None
 
-    def _keep(self, entry: Entry, results: Results) -> None:
+    def keep(self, entry: Entry, results: Results) -> None:
         for stage, spooled in results:
             entry.waiting.append((stage, spooled))
             entry.failure = entry.failure or spooled.result.failure
@@ -311,9 +356,9 @@ class SweepRun:
 
     def _progress(self, name: str, stage: str, progress: Progress) -> None:
         self._time_left.progress(name, stage, progress)
-        self._step_left.progress(name, stage, progress)
+        self._step_left[name].progress(name, stage, progress)
         kind: EventKind = "stage" if progress.step == "start" else "progress"
-        self._emit(kind, name, stage=stage, progress=progress, step_left_s=self._step_left.left_s())
+        self._emit(kind, name, stage=stage, progress=progress, step_left_s=self._step_left[name].left_s())
 
     def _tick(self) -> None:
         if time.monotonic() - self._beat_s > _HEARTBEAT_S:
@@ -334,7 +379,17 @@ class SweepRun:
     def _emit(self, kind: EventKind, configuration: str, **values: Any) -> None:
         entries = self._ledger.entries
         done = sum(e.ended or e.failure is not None for e in entries)
-        self._on_event(Event(kind, configuration, done=done, total=len(entries), left_s=self._time_left.left_s(), **values))
+        self._on_event(
+            Event(
+                kind,
+                configuration,
+                done=done,
+                total=len(entries),
+                left_s=self._time_left.left_s(),
+                at_once=self._executor.lanes if self._executor is not None else 1,
+                **values,
+            )
+        )
 
 
 def _outcome(entry: Entry) -> ConfigurationOutcome:
