@@ -68,7 +68,15 @@ def make_model(directory: Path, name: str) -> Path:
         "name": name,
     }
     (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    layers = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+    layers = (
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.o_proj",
+        "mlp.gate_proj",
+        "mlp.up_proj",
+        "mlp.down_proj",
+    )
     weights = {f"model.layers.0.{layer}.weight": np.zeros((128, 128), np.float16) for layer in layers}
     weights |= {name: np.zeros((128, 128), np.float16) for name in ("model.embed_tokens.weight", "lm_head.weight")}
     (path / "tokenizer.json").write_text("{}", encoding="utf-8")

@@ -7,13 +7,13 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
 from slim.cluster import cores
-from slim.cluster.nodes import HOST, Node, this_machine
+from slim.cluster.nodes import HOST, Node, Room, this_machine
 from slim.config import SweepConfig
 from slim.errors import ConfigError
 from slim.provenance import ROOT, probe, probe_interpreter
@@ -113,8 +113,10 @@ def nodes(config: SweepConfig) -> list[Node]:
 
     interpreters = config.interpreters
     remote = ray.remote(num_cpus=0, max_retries=0)(_look_around)
+    alive = [n for n in ray.nodes() if n["Alive"]]
+    # Where some have GPUs, the others measure nothing.
     found = []
-    for node in (n for n in ray.nodes() if n["Alive"]):
+    for node in [n for n in alive if n["Resources"].get("GPU")] or alive:
         gpus = int(node["Resources"].get("GPU", 0))
         where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         looked = remote.options(scheduling_strategy=where, **shipped()).remote(interpreters.measure, interpreters.quantize, gpus)
@@ -122,13 +124,25 @@ def nodes(config: SweepConfig) -> list[Node]:
     return [
         Node(
             name=f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})",
-            gpus=gpus,
-            cpus=int(node["Resources"].get("CPU", 0)),
-            resources={k: v for k, v in node["Resources"].items() if k not in ("CPU", "GPU", "memory", "object_store_memory")},
+            room=room_of(node),
             **_environments(ray.get(looked, timeout=config.executor.timeout_s + _START_S)),
         )
         for node, gpus, looked in found
     ]
+
+
+def rooms() -> list[Room]:
+    """Return what the nodes of the cluster that this process is connected to have, by Ray's count."""
+    import ray
+
+    return [room_of(node) for node in ray.nodes() if node["Alive"]]
+
+
+def room_of(node: Mapping[str, Any]) -> Room:
+    """What a node has, from Ray's table of nodes."""
+    has = node["Resources"]
+    others = {name: amount for name, amount in has.items() if name not in ("CPU", "GPU", "memory", "object_store_memory")}
+    return Room(int(has.get("GPU", 0)), int(has.get("CPU", 0)), others)
 
 
 def shipped() -> dict[str, Any]:

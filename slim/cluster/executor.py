@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from slim.cluster import connection
-from slim.cluster.nodes import HOST, Needs, Node, needs
+from slim.cluster.nodes import HOST, Needs, Room, needs
 from slim.cluster.task import Arrived, Coming, Ended, Mark, Message, Order, Placed, Reported, work
 from slim.cluster.transfer import Chunk, Receiver, Shelf
 from slim.config import SweepConfig
@@ -20,6 +20,7 @@ from slim.executor import Outcome
 from slim.files import home
 from slim.jobs import Job, Spool
 from slim.overlapping import Withdrawn
+from slim.provenance import Hardware
 from slim.records import Failure, Progress, StageResult
 
 _LOOK_S = 0.2
@@ -37,7 +38,8 @@ class RayExecutor:
     Args:
         config: of the sweep.
         spool: where results go, whatever node they were made on.
-        nodes: that can measure.
+        rooms: of the cluster's nodes.
+        hardware: that measuring was planned for.
         on_note: told what a person should know.
 
     Attributes:
@@ -45,15 +47,18 @@ class RayExecutor:
         apart: see `slim.overlapping.Overlapping`.
     """
 
-    def __init__(self, config: SweepConfig, spool: Spool, nodes: Sequence[Node], on_note: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: SweepConfig, spool: Spool, rooms: Sequence[Room], hardware: Hardware, on_note: Callable[[str], None]
+    ) -> None:
         self._config = config
         self._spool = spool
         self._on_note = on_note
-        self._needs: Needs = needs(config, [n.gpus for n in nodes])
-        self._cpus = min((n.cpus // n.gpus for n in nodes if n.gpus), default=0)
+        self._hardware = hardware
+        self._needs: Needs = needs(config, [room.gpus for room in rooms])
+        self._cpus = min((room.cpus // room.gpus for room in rooms if room.gpus), default=0)
         asked = self._needs.measure_gpus
-        hosts = sum(n.resources.get(HOST, 0) > 0 for n in nodes)
-        self.lanes = max(1, sum(n.gpus // asked for n in nodes) if asked else hosts)
+        hosts = sum(room.resources.get(HOST, 0) > 0 for room in rooms)
+        self.lanes = max(1, sum(room.gpus // asked for room in rooms) if asked else hosts)
         self.apart = self._needs.alone and not self._needs.whole
         self._withdrawing, self._stopping = threading.Event(), threading.Event()
         self._sweep = secrets.token_hex(8)
@@ -102,6 +107,7 @@ class RayExecutor:
             cooldown_s=profile.cooldown_s if profile is not None and measures_speed else 0.0,
             sweep=self._sweep,
             overlap=self._config.executor.overlap,
+            hardware=self._hardware if job.engine is not None else None,
             # Ray sets it to the number of CPUs that were asked for, and torch would use no more threads.
             environment={"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")},
         )

@@ -15,21 +15,32 @@ HOST = "slim_host"
 
 
 @dataclass(frozen=True)
+class Room:
+    """What Ray gives out of a node.
+
+    Attributes:
+        gpus, cpus: how many.
+        resources: what else, by name.
+    """
+
+    gpus: int
+    cpus: int
+    resources: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Node:
     """A node of a cluster.
 
     Attributes:
         name: host name or address, for messages.
-        gpus, cpus: that Ray counts.
-        resources: what else it has.
+        room: what Ray gives out of it.
         share: cores that go with one GPU; all that the node has where it has none.
         measure, quantize: environments of workers there, all GPUs of the node visible.
     """
 
     name: str
-    gpus: int
-    cpus: int
-    resources: Mapping[str, float]
+    room: Room
     share: int
     measure: Environment
     quantize: Environment
@@ -42,7 +53,7 @@ class Node:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`."""
         measure, quantize = (Environment.from_json(values[name]) for name in ("measure", "quantize"))
-        return cls(**{**values, "measure": measure, "quantize": quantize})
+        return cls(**{**values, "room": Room(**values["room"]), "measure": measure, "quantize": quantize})
 
 
 @dataclass(frozen=True)
@@ -85,13 +96,13 @@ def check(config: SweepConfig, nodes: Sequence[Node]) -> list[Node]:
     Raises:
         ConfigError: none has enough GPUs, a resource is missing, or they differ, so that what they measure could not be compared.
     """
-    asked = needs(config, [n.gpus for n in nodes])
+    asked = needs(config, [n.room.gpus for n in nodes])
     for name in asked.resources:
-        if not any(n.resources.get(name) for n in nodes):
-            known = sorted({r for n in nodes for r in n.resources if not r.startswith("node:")})
+        if not any(n.room.resources.get(name) for n in nodes):
+            known = sorted({r for n in nodes for r in n.room.resources if not r.startswith("node:")})
             raise ConfigError(f"executor.resources names {name!r}, which no node has; allowed: {', '.join(known) or 'none'}")
-    fitting = [n for n in nodes if all(n.resources.get(name, 0) >= amount for name, amount in asked.resources.items())]
-    most = max((n.gpus for n in fitting), default=0)
+    fitting = [n for n in nodes if all(n.room.resources.get(name, 0) >= amount for name, amount in asked.resources.items())]
+    most = max((n.room.gpus for n in fitting), default=0)
     for field_name, wanted in (("executor.gpus", asked.measure_gpus), ("executor.quantize_gpus", asked.quantize_gpus)):
         if wanted > most:
             what = "a configuration" if field_name == "executor.gpus" else "quantizing"
@@ -104,9 +115,9 @@ def check(config: SweepConfig, nodes: Sequence[Node]) -> list[Node]:
             "executor.overlap true needs GPUs: configurations without one would share the host's cores; allowed: false, or "
             "executor.gpus 1 or more"
         )
-    fitting = [n for n in fitting if n.gpus >= asked.measure_gpus]
+    fitting = [n for n in fitting if n.room.gpus >= asked.measure_gpus]
     if asked.alone:
-        without = [n.name for n in fitting if n.resources.get(HOST, 0) != 1]
+        without = [n.name for n in fitting if n.room.resources.get(HOST, 0) != 1]
         if without:
             raise ConfigError(
                 f"executor.overlap false: node {without[0]} lacks the Ray resource {HOST} by which one at a time has a host for itself; "
@@ -147,7 +158,7 @@ def seen_by_workers(config: SweepConfig, nodes: Sequence[Node]) -> tuple[Environ
         ConfigError: as `check`.
     """
     node = check(config, nodes)[0]
-    asked = needs(config, [n.gpus for n in nodes])
+    asked = needs(config, [n.room.gpus for n in nodes])
     share = node.share if config.executor.pin else None
     measure = replace(node.measure, hardware=_part(node.measure.hardware, asked.measure_gpus, share))
     return measure, replace(node.quantize, hardware=_part(node.quantize.hardware, asked.quantize_gpus, share))
@@ -169,7 +180,7 @@ def this_machine(config: SweepConfig) -> Node:
     found = provenance.gpu_hardware()
     gpus, usable = (found.count if found else 0), provenance.usable_cores()
     share = min(map(len, cores.of_this_host(gpus))) if gpus else usable
-    return Node("this machine", gpus, usable, {HOST: 1.0}, share, measure, quantize)
+    return Node("this machine", Room(gpus, usable, {HOST: 1.0}), share, measure, quantize)
 
 
 def environments(config: SweepConfig) -> tuple[Environment, Environment]:

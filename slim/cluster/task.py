@@ -23,6 +23,7 @@ from slim.errors import Reason, StageError
 from slim.executor import LocalExecutor
 from slim.files import home
 from slim.jobs import Job, Spool, Spooled
+from slim.provenance import Hardware, cpu_name, gpu_hardware
 from slim.records import Failure, Progress
 
 _END = object()
@@ -60,10 +61,11 @@ class Order:
         timeouts_s: by stage.
         mark: tells whether the disk is shared.
         files: the driver's files that the job names.
-        gpus_of_host: GPUs of the node by Ray's count, None to leave the worker unpinned.
+        pin: give the worker the cores of its GPUs.
         cooldown_s: at most this long until the GPUs are as cool as before the sweep's first measurement on them.
         sweep: names the sweep, for what is remembered between its workers.
         overlap: other measurements may run on the host at the same time.
+        hardware: that the work was planned for; None takes any.
         environment: variables that the worker gets, None for those that it must not have.
     """
 
@@ -76,6 +78,7 @@ class Order:
     cooldown_s: float = 0.0
     sweep: str = ""
     overlap: bool = False
+    hardware: Hardware | None = None
     environment: Mapping[str, str | None] = field(default_factory=dict)
 
 
@@ -150,6 +153,13 @@ def work(order: Order, gpu_ids: list[str], gpus_of_host: int, read: ReadAt) -> I
     pinned = _share(gpu_ids, gpus_of_host) if order.pin and gpu_ids else ()
     placed = Placed(socket.gethostname(), tuple(gpu_ids), pinned)
     yield placed
+    other = _differs(order.hardware) if order.hardware is not None else None
+    if other is not None:
+        # It may have joined the cluster after the sweep was planned.
+        yield Ended(
+            0.0, Failure(Reason.DEPENDENCY, f"node {placed.node} is no node that the sweep was planned for: it has {other}")
+        )
+        return
     shared = order.mark.is_here()
     if shared:
         os.environ["SLIM_HOME"] = str(order.mark.home)
@@ -206,6 +216,18 @@ def _watched(
     threading.Thread(target=run, name="slim-worker", daemon=True).start()
     while (message := told.get()) is not _END:
         yield message
+
+
+def _differs(planned: Hardware) -> str | None:
+    """What this node has instead of what was planned for; None when it is alike."""
+    if cpu_name() != planned.cpu_name:
+        return cpu_name()
+    if planned.device == "cpu":
+        return None
+    here = gpu_hardware()
+    if here is not None and (here.name, here.driver) == (planned.name, planned.driver):
+        return None
+    return f"{here.label} with driver {here.driver}" if here is not None else "no GPU"
 
 
 def _share(gpu_ids: list[str], gpus_of_host: int) -> tuple[int, ...]:

@@ -160,6 +160,8 @@ class SweepConfig(Section):
             ConfigError: as `parse`.
         """
         values = dict(base or {})
+        if isinstance(values.get("executor"), str) and any(field.startswith("executor.") for field in overrides):
+            values["executor"] = {"name": values["executor"]}
         for field, value in overrides.items():
             values = _replaced(values, field.split("."), value)
         return cls.parse(values, source)
