@@ -231,8 +231,8 @@ class RayExecutor:
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(own, soft=False)
             here = next(n for n in ray.nodes() if n["NodeID"] == own)["Resources"]
             asked = {name: amount for name, amount in asked.items() if here.get(name, 0) >= amount}
-        # A process a task: it pins itself, and its environment is the worker's.
-        task = ray.remote(num_returns="streaming", max_calls=1, max_retries=0, _generator_backpressure_num_objects=_AHEAD)(_task)
+        # Ray's processes are used again: they hold nothing of the device, and to start one takes seconds.
+        task = ray.remote(num_returns="streaming", max_calls=0, max_retries=0, _generator_backpressure_num_objects=_AHEAD)(_task)
         return task.options(num_cpus=cpus, num_gpus=gpus, resources=asked or None, **options).remote(order, self._shelf)
 
     def _put_out(self, job: Job) -> tuple[Any, ...]:

@@ -141,5 +141,7 @@ def test_something_else_that_listens_is_no_cluster(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(connection, "_START_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(ConfigError, match=r"executor.address .*: (no answer within 1 s|.*)allowed: the address of a running Ray cluster"):
+        with pytest.raises(
+            ConfigError, match=r"executor.address .*: (no answer within 1 s|.*)allowed: the address of a running Ray cluster"
+        ):
             connection.look(config(address=address, timeout_s=0.5))

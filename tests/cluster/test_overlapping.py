@@ -119,7 +119,9 @@ def entry(name: str, stages: str, reference: str | None = None, repeats: int = 1
     return Entry(SimpleNamespace(name=name, stages=tuple(made), reference=wanted, failure=None))  # type: ignore[arg-type]
 
 
-def run(entries: list[Entry], executor: Executor, desk: Desk | None = None, failing: tuple[str, ...] = (), repeats: int = 1) -> Desk:
+def run(
+    entries: list[Entry], executor: Executor, desk: Desk | None = None, failing: tuple[str, ...] = (), repeats: int = 1
+) -> Desk:
     desk = desk or Desk()
     overlapping.work_through(desk, Made(entries, executor, failing), entries, repeats, executor)
     return desk
