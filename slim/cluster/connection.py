@@ -207,6 +207,8 @@ def _set_defaults(alone: bool) -> None:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         # Ray would kill its own process, whose worker then dies without a reason; the kernel kills the one that is too large.
         os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+        # Ray's workers stand back behind everything else on the machine, and so would what they start and measure.
+        os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def _main() -> int:

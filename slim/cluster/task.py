@@ -4,6 +4,7 @@ A Ray task is a generator of messages, so that progress and files come while the
 when the node is lost.
 """
 
+import contextlib
 import json
 import os
 import queue
@@ -202,6 +203,9 @@ def _watched(
             if pinned:
                 # Of this thread, from which the worker inherits it. The thread stays while the worker does, which dies with it.
                 os.sched_setaffinity(0, pinned)
+            with contextlib.suppress(PermissionError):
+                # Ray's processes stand back behind all others; the worker must not. A node's owner may forbid it.
+                os.setpriority(os.PRIO_PROCESS, 0, 0)
             outcome = LocalExecutor(spool).run(
                 job, order.interpreter, order.timeouts_s, lambda stage, p: told.put(Reported(stage, p)), lambda: None
             )
