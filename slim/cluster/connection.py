@@ -93,7 +93,8 @@ def connected(config: SweepConfig) -> Iterator[None]:
     try:
         # No address of the environment's: a sweep goes where its file says.
         ray.init(address=address or "local", log_to_driver=False, configure_logging=False, logging_level="ERROR", **local)
-    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+    except Exception as error:
+        # Ray raises anything, a bare Exception among it.
         what = f"executor.address {address!r}" if address else "executor: Ray does not start"
         raise ConfigError(f"{what}: {' '.join(str(error).split())[:300]}") from error
     finally:

@@ -111,6 +111,9 @@ class RayExecutor:
             # Ray sets it to the number of CPUs that were asked for, and torch would use no more threads.
             environment={"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")},
         )
+        for ordered in job.orders:
+            # What an earlier attempt left must not be taken for this one's.
+            self._spool.discard(ordered.key)
         lost = 0
         while True:
             try:
