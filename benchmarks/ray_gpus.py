@@ -214,7 +214,13 @@ def run_child(path: Path) -> int:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         import ray
 
-        ray.init(num_cpus=2 * order["fake_gpus"], num_gpus=order["fake_gpus"], include_dashboard=False, log_to_driver=False)
+        ray.init(
+            address="local",
+            num_cpus=2 * order["fake_gpus"],
+            num_gpus=order["fake_gpus"],
+            include_dashboard=False,
+            log_to_driver=False,
+        )
     # Once for both sweeps, and beside the point.
     for entry in config.models:
         models.materialize(models.resolve(entry))

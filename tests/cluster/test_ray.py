@@ -145,7 +145,6 @@ def test_a_node_that_dies_has_its_work_done_elsewhere(cluster: Any, tmp_path: Pa
     )
     notes: list[str] = []
     killed: list[str] = []
-    lost: list[Any] = []
 
     def watch(event: Event) -> None:
         if event.kind == "note":
@@ -156,24 +155,24 @@ def test_a_node_that_dies_has_its_work_done_elsewhere(cluster: Any, tmp_path: Pa
             # Both nodes measure; one of them goes.
             node = cluster.nodes[0]
             pid = str(node.all_processes["raylet"][0].process.pid)
-            lost.extend(s["key"] for s in running if s["node"] == pid)
             killed.append(pid)
             cluster.remove_node(node, allow_graceful=False)
 
     store, outcome = api.run(sweep.config, sweep.uri, watch)
     assert killed
-    assert lost
     assert outcome.ok, outcome
     spans = sweep.spans()
+    lost = {s["key"] for s in spans if s["node"] == killed[0] and s["end_s"] is None}
+    assert lost
     for key in lost:
         again = [s for s in spans if s["key"] == key]
         assert [s["end_s"] is None for s in again] == [True, False]
         assert again[-1]["node"] != killed[0]
-    assert sum("begun again elsewhere" in note for note in notes) == len(lost)
+    assert sum("begun again elsewhere" in note for note in notes) >= len(lost)
     # The workers of the node went with it.
     assert not any(Path(f"/proc/{s['pid']}").exists() for s in spans)
     assert all(r.status == "FINISHED" for r in store.configurations(outcome.run_id))
-    # At once as many as there was room for: an H100 more or less does not matter to the store.
+    # Several at once.
     assert any(together(a, b) for a, b in combinations([s for s in spans if s["end_s"]], 2))
 
 
