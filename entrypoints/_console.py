@@ -43,14 +43,13 @@ class Watcher:
             transient=True,
         )
         self._overall: TaskID | None = None
-        self._current: TaskID | None = None
+        self._current: dict[str, TaskID] = {}
         self._last_s = 0.0
         self._start_s = time.monotonic()
 
     def __enter__(self) -> "Watcher":
         if self._console.is_terminal:
             self._overall = self._bars.add_task("sweep", detail="")
-            self._current = self._bars.add_task("", detail="")
             self._bars.start()
         return self
 
@@ -66,17 +65,19 @@ class Watcher:
         elif event.kind == "note":
             self._console.print(f"{self._elapsed()} note: {event.message}", highlight=False, markup=False)
         progress = event.progress
-        if self._overall is not None and self._current is not None:
+        if self._overall is not None:
             self._bars.update(
                 self._overall,
                 completed=event.done,
                 total=event.total,
                 detail=f"{event.done}/{event.total} configurations{left}",
             )
+            if event.kind == "configuration":
+                self._drop(event.configuration)
             if progress is not None:
                 share = progress.share
                 self._bars.update(
-                    self._current,
+                    self._bar(event),
                     description=f"{event.configuration} {event.stage}: {step(progress)}",
                     completed=progress.done if share is None else share,
                     total=progress.total if share is None else 1.0,
@@ -92,6 +93,18 @@ class Watcher:
                 markup=False,
                 soft_wrap=True,
             )
+
+    def _bar(self, event: Event) -> TaskID:
+        """The bar of a configuration; those that have said nothing for longest make room for it."""
+        bar = self._current.pop(event.configuration, None)
+        while len(self._current) >= event.at_once:
+            self._drop(next(iter(self._current)))
+        self._current[event.configuration] = self._bars.add_task("", detail="") if bar is None else bar
+        return self._current[event.configuration]
+
+    def _drop(self, configuration: str) -> None:
+        if configuration in self._current:
+            self._bars.remove_task(self._current.pop(configuration))
 
     def _elapsed(self) -> str:
         return duration(time.monotonic() - self._start_s).rjust(6)

@@ -32,6 +32,12 @@ PARAMETERS = opt.options(
     click.option(
         "--measure-python", type=opt.TEXT, default="", help="Python interpreter of measuring workers.  [default: this one]"
     ),
+    click.option(
+        "--executor",
+        type=opt.Optional(click.Choice(["local", "ray"])),
+        default="",
+        help="Where workers run: local, one after another, or ray, several at once on a Ray cluster.  [default: the file's]",
+    ),
     opt.tracking,
     click.option("--flush", **opt.FLAG, help="Log what waits in the spool because the store was away; run nothing."),
 )
@@ -58,6 +64,7 @@ def run(
     assignments: dict[str, Any] | None,
     quantize_python: str | None,
     measure_python: str | None,
+    executor: str | None,
     experiment: str | None,
     tracking_uri: str | None,
     dry_run: bool,
@@ -78,6 +85,7 @@ def run(
         repeats=repeats,
         interpreters__quantize=quantize_python,
         interpreters__measure=measure_python,
+        executor__name=executor,
         experiment=experiment,
     )
     parsed = SweepConfig.load(opt.check_file(config), {**overrides, **(assignments or {})})

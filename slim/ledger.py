@@ -45,6 +45,11 @@ class Entry:
         waiting = {stage.key for stage, _ in self.waiting}
         return [s for s in self.planned.stages if s.key not in self.done and s.key not in waiting]
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing of it is to be done any more, whatever the store has of it by now."""
+        return self.ended or self.failure is not None or not self.left()
+
     def collect(self, spool: Spool) -> None:
         """Take over what was finished earlier, from the store and from the spool."""
         for stage in self.left():

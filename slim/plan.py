@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from slim import doctor, estimate, evaluate, keys, models, precisions, quantize, rows, text
+from slim.cluster import nodes
 from slim.config import ModelEntry, SweepConfig
 from slim.errors import ConfigError, StageError
 from slim.jobs import Spool
@@ -181,6 +182,8 @@ def only(config: SweepConfig, stage: Stage) -> SweepConfig:
 
 def environments(config: SweepConfig) -> tuple[Environment, Environment]:
     """Return the environments of the measuring and the quantizing workers."""
+    if config.executor.name == "ray":
+        return nodes.environments(config)
     interpreters = config.interpreters
     measure = probe_interpreter(interpreters.measure) if interpreters.measure else probe()
     return measure, probe_interpreter(interpreters.quantize) if interpreters.quantize else probe()

@@ -43,14 +43,20 @@ class Smaller:
         return spool.find(result.key) or Spooled(spooled.path, said)
 
 
-def smaller(job: Job, results: Sequence[Spooled]) -> Smaller | None:
-    """Return a job that needs less for the stages that were out of memory; None where there are none, or nothing may shrink."""
+def smaller(job: Job, results: Sequence[Spooled], *, on_gpu: bool) -> Smaller | None:
+    """Return a job that needs less for the stages that were out of memory; None where there are none, or nothing may shrink.
+
+    Args:
+        job: that was run.
+        results: what came of it.
+        on_gpu: the worker had a GPU, wherever that was.
+    """
     failed = {s.result.key for s in results if s.result.failure and s.result.failure.reason is Reason.OUT_OF_MEMORY}
     orders = tuple(order for order in job.orders if order.key in failed)
     if not orders:
         return None
     if job.engine == "vllm":
-        options = _smaller_cache(job, orders)
+        options = None if on_gpu else _smaller_cache(job, orders)
         if options is None:
             return None
         changed = {"engine_options.cpu_kv_cache_gib": options["cpu_kv_cache_gib"]}
@@ -65,10 +71,10 @@ def smaller(job: Job, results: Sequence[Spooled]) -> Smaller | None:
 
 
 def _smaller_cache(job: Job, orders: Sequence[StageOrder]) -> dict[str, Any] | None:
-    """vLLM's options with the cache that the work needs, if that is half of what was asked for or less; None on a GPU."""
+    """vLLM's options with the cache that the work needs, if that is half of what was asked for or less; None otherwise."""
     asked_gib = job.options.get("cpu_kv_cache_gib", 2.0)
     path = job.checkpoint or models.materialized(job.source)
-    if path is None or _has_gpu():
+    if path is None:
         return None
     try:
         shape = checkpoints.describe(models.materialized(job.source) or path)
@@ -84,9 +90,3 @@ def _smaller_cache(job: Job, orders: Sequence[StageOrder]) -> dict[str, Any] | N
     if needed_gib > asked_gib / 2:
         return None
     return {**job.options, "cpu_kv_cache_gib": asked_gib / 2}
-
-
-def _has_gpu() -> bool:
-    from slim.device import NvmlDevice
-
-    return NvmlDevice.open() is not None

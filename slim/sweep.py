@@ -3,26 +3,31 @@
 import json
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from threading import Thread
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from filelock import FileLock, Timeout
 
 from slim import advice
+from slim.cluster import opening
 from slim.errors import Reason, StageError, StoreAwayError, StoreConfigError, StoreError, UserError
 from slim.jobs import Spool
 from slim.ledger import Entry, Ledger
+from slim.overlapping import Overlapping, Told, work_through
 from slim.plan import Plan
-from slim.records import NOTHING, Failure, Progress
+from slim.records import Failure, Progress
 from slim.runner import Runner
+from slim.steps import Results, Steps, following, impossible
 from slim.store import TAG, Store
 from slim.timeleft import StepLeft, TimeLeft
 from slim.waiting import End, Record, records, tidy
 
 _HEARTBEAT_S = 15.0
+T = TypeVar("T")
 
 Status = Literal["finished", "reused", "failed"]
 EventKind = Literal["stage", "progress", "configuration", "note"]
@@ -41,6 +46,7 @@ class Event:
         done, total: configurations ended and in all.
         left_s: rough wall seconds to the end of the sweep.
         step_left_s: rough wall seconds to the end of the step that runs; None while that cannot be told.
+        at_once: how many configurations may be under way at once.
     """
 
     kind: EventKind
@@ -52,6 +58,7 @@ class Event:
     total: int = 0
     left_s: float = 0.0
     step_left_s: float | None = None
+    at_once: int = 1
 
 
 OnEvent = Callable[[Event], None]
@@ -134,9 +141,13 @@ class SweepRun:
         self._looked_up = looked_up
         self._ledger = Ledger(plan, store, spool, self._begin, looked_up)
         self._record = Record.of(spool, plan, store.tracking_uri, store.experiment, time.time())
-        self._runner = Runner(plan.config, spool, self._progress, self._tick)
+        self._told, self._notes = Told(self._progress), Told(self._note)
+        self._executor: Overlapping | None = None
+        on_gpu = plan.measure.hardware.device == "cuda"
+        self._runner = Runner(plan.config, spool, self._progress, self._tick, on_gpu=on_gpu)
+        self._steps = Steps(self._ledger, self._runner)
         self._time_left = TimeLeft(plan)
-        self._step_left = StepLeft()
+        self._step_left: defaultdict[str, StepLeft] = defaultdict(StepLeft)
         self._beat_s = 0.0
         self._beat: Thread | None = None
 
@@ -148,7 +159,9 @@ class SweepRun:
             UserError: another sweep works with the same spool.
         """
         start = time.perf_counter()
-        with alone(self.spool):
+        with alone(self.spool), opening.opened(self.plan, self.spool, self._notes) as executor:
+            if executor is not None:
+                self._use(executor)
             try:
                 self._start()
                 self._work()
@@ -157,6 +170,14 @@ class SweepRun:
                 self._interrupted(error)
                 raise
             return self._end(time.perf_counter() - start)
+
+    def _use(self, executor: Overlapping) -> None:
+        """Have steps done by an executor that may do several at once; what it says is passed on in this thread."""
+        self._executor = executor
+        on_gpu = self.plan.measure.hardware.device == "cuda"
+        self._runner = Runner(self.plan.config, self.spool, self._told, executor=executor, on_gpu=on_gpu)
+        self._steps = Steps(self._ledger, self._runner)
+        self._time_left = TimeLeft(self.plan, executor.lanes)
 
     # The sweep's own run
 
@@ -285,17 +306,14 @@ class SweepRun:
         for entry in entries:
             if entry.ended:
                 self._ended(entry)
-        for repeat in range(self.plan.config.repeats):
-            for entry in entries:
-                if entry.ended or entry.failure:
-                    continue
-                self._advance(entry, repeat)
-                if entry.failure and self.plan.config.on_failure == "stop":
-                    self._note(f"{entry.planned.name} failed, and on_failure is stop")
-                    return
+        if self._executor is not None:
+            work_through(self, self._steps, entries, self.plan.config.repeats, self._executor)
+        else:
+            self._in_order()
+        self._leave_out([e for e in entries if not e.over])
         for entry in entries:
             # What a store that was away did not take.
-            if not entry.ended:
+            if entry.over and not entry.ended:
                 self._sync(entry)
 
     def _compare(self) -> None:
@@ -306,14 +324,59 @@ class SweepRun:
             except StoreError as error:
                 self._note(f"{error}; the same command compares {entry.planned.name} again")
 
-    def _advance(self, entry: Entry, repeat: int) -> None:
-        """Bring one configuration to the end of a repeat."""
+    def _leave_out(self, entries: list[Entry]) -> None:
+        """Say of configurations whose turn did not come that they are not worked on any more."""
+        for entry in entries:
+            with suppress(StoreError):
+                if entry.run_id is not None:
+                    self.store.finish(
+                        entry.run_id, failure=Reason.INTERRUPTED.value, message="another failed, and on_failure is stop"
+                    )
+
+    def _in_order(self) -> None:
+        """One step after another, until a failure stops the sweep."""
+        for repeat in range(self.plan.config.repeats):
+            for entry in self._ledger.entries:
+                if not entry.ended and not entry.failure and not self._advance(entry, repeat):
+                    return
+
+    def _advance(self, entry: Entry, repeat: int) -> bool:
+        """Bring one configuration to the end of a repeat; False when its failure stops the sweep."""
+        self.take_up(entry)
+        while not entry.over and (step := following(entry, repeat)) is not None:
+            results = self.guarded(entry, lambda step=step: self._steps.begin(entry, step)())  # type: ignore[misc]
+            if results is not None:
+                self.keep(entry, results)
+        return self.close(entry)
+
+    def take_up(self, entry: Entry) -> None:
+        """Bring a configuration to where earlier sweeps had left it, or fail what cannot work."""
         entry.collect(self.spool)
         self._sync(entry)
+        if not entry.ended:
+            entry.failure = impossible(entry)
+
+    def close(self, entry: Entry) -> bool:
+        """End a configuration of which nothing is left; False when the sweep is to stop because it failed."""
+        if entry.over:
+            if not entry.ended:
+                self._sync(entry)
+            self._ended(entry)
+        if entry.failure and self.plan.config.on_failure == "stop":
+            self._note(f"{entry.planned.name} failed, and on_failure is stop")
+            return False
+        return True
+
+    def waiting(self) -> None:
+        """Nothing to do but to tell and to show signs of life."""
+        self._told.pass_on()
+        self._notes.pass_on()
+        self._tick()
+
+    def guarded(self, entry: Entry, call: Callable[[], T]) -> T | None:
+        """Call; what is raised becomes the configuration's failure, and None is returned."""
         try:
-            if entry.planned.failure is not None:
-                raise StageError(entry.planned.failure.reason, entry.planned.failure.message)
-            self._run_stages(entry, repeat)
+            return call()
         except StageError as error:
             entry.failure = Failure(error.reason, error.message, error.log_tail)
         except StoreError as error:
@@ -322,25 +385,9 @@ class SweepRun:
             reason = advice.of_error(error) or Reason.INTERNAL
             message = f"{type(error).__name__}: {' '.join(str(error).split())}"
             entry.failure = Failure(reason, message[:1000], traceback.format_exc())
-        if entry.failure or not entry.left():
-            self._sync(entry)
-            self._ended(entry)
+        return None
 
-    def _run_stages(self, entry: Entry, repeat: int) -> None:
-        todo = [s for s in entry.left() if s.repeat == repeat]
-        if todo:
-            self._runner.prepare(entry.planned)
-        for stage in todo:
-            if stage.stage == "quantize":
-                self._keep(entry, [(stage, self._runner.quantize(entry.planned, stage))])
-        measuring = [s for s in todo if s.stage != "quantize"]
-        if measuring and not entry.failure:
-            evaluates = any(s.stage == "evaluate" for s in measuring)
-            against = self._ledger.reference(entry) if evaluates else NOTHING
-            results = self._runner.measure(entry.planned, measuring, self._ledger.checkpoint(entry), against)
-            self._keep(entry, list(zip(measuring, results, strict=True)))
-
-    def _keep(self, entry: Entry, results: list[Any]) -> None:
+    def keep(self, entry: Entry, results: Results) -> None:
         for stage, spooled in results:
             entry.waiting.append((stage, spooled))
             entry.failure = entry.failure or spooled.result.failure
@@ -360,9 +407,9 @@ class SweepRun:
 
     def _progress(self, name: str, stage: str, progress: Progress) -> None:
         self._time_left.progress(name, stage, progress)
-        self._step_left.progress(name, stage, progress)
+        self._step_left[name].progress(name, stage, progress)
         kind: EventKind = "stage" if progress.step == "start" else "progress"
-        self._emit(kind, name, stage=stage, progress=progress, step_left_s=self._step_left.left_s())
+        self._emit(kind, name, stage=stage, progress=progress, step_left_s=self._step_left[name].left_s())
 
     def _tick(self) -> None:
         beating = self._beat is not None and self._beat.is_alive()
@@ -385,7 +432,17 @@ class SweepRun:
     def _emit(self, kind: EventKind, configuration: str, **values: Any) -> None:
         entries = self._ledger.entries
         done = sum(e.ended or e.failure is not None for e in entries)
-        self._on_event(Event(kind, configuration, done=done, total=len(entries), left_s=self._time_left.left_s(), **values))
+        self._on_event(
+            Event(
+                kind,
+                configuration,
+                done=done,
+                total=len(entries),
+                left_s=self._time_left.left_s(),
+                at_once=self._executor.lanes if self._executor is not None else 1,
+                **values,
+            )
+        )
 
 
 def _outcome(entry: Entry) -> ConfigurationOutcome:
@@ -409,6 +466,7 @@ def begin(store: Store, plan: Plan, started_unix_s: float, join: str | None = No
             "repeats": config.repeats,
             "seed": config.seed,
             "hardware": plan.measure.hardware.label,
+            "executor": config.executor.name,
         },
         start_unix_s=started_unix_s,
         join=join,

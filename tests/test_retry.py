@@ -15,11 +15,6 @@ from slim.store import TAG
 NO_ROOM = Failure(Reason.OUT_OF_MEMORY, "no room")
 
 
-@pytest.fixture(autouse=True)
-def cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "_has_gpu", lambda: False)
-
-
 def job(model: Path, spool: Path, engine: str, stages: dict[Stage, dict[str, Any]], **options: Any) -> Job:
     orders = tuple(StageOrder(stage, stage, config) for stage, config in stages.items())
     return Job(models.resolve(ModelEntry(id=str(model))), "bf16", 1, spool, orders, engine, options)
@@ -34,7 +29,7 @@ PROFILE: dict[str, Any] = {"concurrency": [1, 8], "input_tokens": 100, "output_t
 
 def test_an_evaluation_gets_a_smaller_batch_and_says_so(tiny_model: Path, tmp_path: Path) -> None:
     asked = job(tiny_model, tmp_path, "transformers", {"profile": PROFILE, "evaluate": {"batch_size": 16}})
-    found = retry.smaller(asked, results(asked, {"evaluate": NO_ROOM}))
+    found = retry.smaller(asked, results(asked, {"evaluate": NO_ROOM}), on_gpu=True)
     assert found is not None
     (order,) = found.job.orders
     assert (order.stage, order.config["batch_size"]) == ("evaluate", 4)
@@ -52,13 +47,14 @@ def test_an_evaluation_gets_a_smaller_batch_and_says_so(tiny_model: Path, tmp_pa
 
 def test_vllms_cache_shrinks_while_it_holds_what_runs_at_once(tiny_model: Path, tmp_path: Path) -> None:
     asked = job(tiny_model, tmp_path, "vllm", {"profile": PROFILE}, max_model_len=256, max_num_seqs=8, cpu_kv_cache_gib=1.0)
-    found = retry.smaller(asked, results(asked, {"profile": NO_ROOM}))
+    found = retry.smaller(asked, results(asked, {"profile": NO_ROOM}), on_gpu=False)
     assert found is not None
     assert found.job.options["cpu_kv_cache_gib"] == 0.5
     assert found.params["profile"] == {"engine_options.cpu_kv_cache_gib": 0.5}
+    assert retry.smaller(asked, results(asked, {"profile": NO_ROOM}), on_gpu=True) is None
     # Two layers of two heads of 64: a KiB a token, so that 1,024 tokens at once leave no half to spare of this.
     tight = job(tiny_model, tmp_path, "vllm", {"profile": PROFILE}, max_model_len=256, max_num_seqs=8, cpu_kv_cache_gib=0.0015)
-    assert retry.smaller(tight, results(tight, {"profile": NO_ROOM})) is None
+    assert retry.smaller(tight, results(tight, {"profile": NO_ROOM}), on_gpu=False) is None
 
 
 @pytest.mark.parametrize(
@@ -74,4 +70,4 @@ def test_nothing_else_is_tried_again(
     tiny_model: Path, tmp_path: Path, engine: str, stages: dict[Stage, dict[str, Any]], failures: dict[str, Failure]
 ) -> None:
     asked = job(tiny_model, tmp_path, engine, stages)
-    assert retry.smaller(asked, results(asked, failures)) is None
+    assert retry.smaller(asked, results(asked, failures), on_gpu=False) is None
