@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,11 @@ class RayExecutor:
                     message = f"its node was lost {lost} times, the last time as: {error}"
                     ended = Ended(0.0, Failure(Reason.KILLED, message))
                     break
+                left = tuple(o for o in job.orders if self._spool.find(o.key) is None)
+                if job.orders and not left:
+                    ended = Ended(0.0)
+                    break
+                order = replace(order, job=replace(job, orders=left))
                 self._on_note(
                     f"{what} of {job.source.short_name}/{job.precision}: a node was lost; its work is begun again elsewhere"
                 )

@@ -1,7 +1,6 @@
 """Which steps are under way at once, and in which order, with an executor that runs what it is told to."""
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,36 +20,53 @@ LIMIT_S = 30.0
 
 
 class Executor:
-    """Holds each step until it is let go; only so many are held at once, the others have not begun."""
+    """Begins steps in the order in which they were asked for, as many at once as there are lanes.
 
-    def __init__(self, lanes: int, apart: bool = False) -> None:
-        self.lanes, self.apart = lanes, apart
-        self.room = threading.Semaphore(lanes)
+    A step that fails keeps its lane, so that nothing begins before the failure has been seen. With ``meet`` the first steps wait until
+    all lanes are taken.
+    """
+
+    def __init__(self, lanes: int, apart: bool = False, meet: bool = False) -> None:
+        self.lanes, self.apart, self.meet = lanes, apart, meet
+        self.asked: list[str] = []
         self.begun: list[str] = []
         self.most = self.now = 0
-        self.lock = threading.Lock()
+        self.changed = threading.Condition()
         self.withdrawn, self.stopped = threading.Event(), threading.Event()
 
     def withdraw(self) -> None:
-        self.withdrawn.set()
+        with self.changed:
+            self.withdrawn.set()
+            self.changed.notify_all()
 
     def stop(self) -> None:
-        self.stopped.set()
+        with self.changed:
+            self.stopped.set()
+            self.changed.notify_all()
+
+    def ask(self, name: str) -> None:
+        with self.changed:
+            self.asked.append(name)
 
     def work(self, name: str, fail: bool) -> None:
-        while not self.room.acquire(timeout=0.02):
-            if self.withdrawn.is_set() or self.stopped.is_set():
+        with self.changed:
+            self.changed.wait_for(lambda: self._ending() or (self.asked[0] == name and self.now < self.lanes), LIMIT_S)
+            self.asked.remove(name)
+            self.changed.notify_all()
+            if self._ending():
                 raise Withdrawn
-        with self.lock:
             self.begun.append(name)
             self.now += 1
             self.most = max(self.most, self.now)
-        time.sleep(0.02)
-        with self.lock:
+            if self.meet:
+                self.changed.wait_for(lambda: self._ending() or self.most == self.lanes, LIMIT_S)
+            if fail:
+                raise StageError(Reason.OUT_OF_MEMORY, "no room")
             self.now -= 1
-        self.room.release()
-        if fail:
-            raise StageError(Reason.OUT_OF_MEMORY, "no room")
+            self.changed.notify_all()
+
+    def _ending(self) -> bool:
+        return self.withdrawn.is_set() or self.stopped.is_set()
 
     def run(self, *_: Any) -> Any:
         raise AssertionError
@@ -98,6 +114,7 @@ class Made(Steps):
 
     def begin(self, entry: Entry, step: Step) -> Callable[[], Results]:
         name = f"{entry.planned.name} {'+'.join(s.stage for s in step.stages)}{step.repeat or ''}"
+        self.executor.ask(name)
 
         def work() -> Results:
             self.executor.work(name, name in self.failing)
@@ -129,7 +146,7 @@ def run(
 
 def test_everything_is_done_once_and_as_much_at_once_as_there_is_room() -> None:
     entries = [entry(f"c{n}", "qpe") for n in range(6)]
-    executor = Executor(lanes=3)
+    executor = Executor(lanes=3, meet=True)
     desk = run(entries, executor)
     assert sorted(executor.begun) == sorted(f"c{n} {what}" for n in range(6) for what in ("quantize", "profile+evaluate"))
     assert executor.most == 3
@@ -171,9 +188,8 @@ def test_a_failure_may_stop_what_has_not_begun() -> None:
     failing = tuple(f"{e.planned.name} profile" for e in entries)
     desk = run(entries, executor, Desk(stops=True), failing)
     assert executor.withdrawn.is_set()
-    # One is over when the failure is seen, and another may have begun by then.
-    assert len(executor.begun) < len(entries)
-    assert len(desk.closed) == len(executor.begun)
+    assert executor.begun == ["a profile"]
+    assert desk.closed == ["a"]
 
 
 def test_what_is_raised_in_between_stops_everything() -> None:
