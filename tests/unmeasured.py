@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,9 @@ def together(tracking_uri: str, homes: Path, count: int) -> int:
             status = 1
             try:
                 status = 0 if run(tracking_uri, seed=seed).ok else 1
+            except BaseException:
+                traceback.print_exc()
+                raise
             finally:
                 os._exit(status)
         children.append(child)

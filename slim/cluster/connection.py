@@ -108,28 +108,38 @@ def connected(config: SweepConfig) -> Iterator[None]:
 
 
 def nodes(config: SweepConfig) -> list[Node]:
-    """Return the nodes of the cluster that this process is connected to, each looked at by a task there."""
+    """Return the nodes of the cluster that this process is connected to, each looked at by a task there.
+
+    Raises:
+        ConfigError: a node cannot be looked at, or none is left.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     interpreters = config.interpreters
     remote = ray.remote(num_cpus=0, max_retries=0)(_look_around)
     alive = [n for n in ray.nodes() if n["Alive"]]
+    asked = []
     # Where some have GPUs, the others measure nothing.
-    found = []
     for node in [n for n in alive if n["Resources"].get("GPU")] or alive:
         gpus = int(node["Resources"].get("GPU", 0))
         where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         looked = remote.options(scheduling_strategy=where, **shipped()).remote(interpreters.measure, interpreters.quantize, gpus)
-        found.append((node, gpus, looked))
-    return [
-        Node(
-            name=f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})",
-            room=room_of(node),
-            **_environments(ray.get(looked, timeout=config.executor.timeout_s + _START_S)),
-        )
-        for node, gpus, looked in found
-    ]
+        asked.append((node, looked))
+    found = []
+    for node, looked in asked:
+        name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        try:
+            values = ray.get(looked, timeout=config.executor.timeout_s + _START_S)
+        except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
+            # Ray has nodes in its table for a while that are gone.
+            continue
+        except ray.exceptions.RayError as error:
+            raise ConfigError(f"executor: node {name} cannot be looked at: {' '.join(str(error).split())[:300]}") from error
+        found.append(Node(name=name, room=room_of(node), **_environments(values)))
+    if not found:
+        raise ConfigError("executor: the cluster has no node left")
+    return found
 
 
 def rooms() -> list[Room]:

@@ -4,6 +4,7 @@ import logging
 import os
 import sqlite3
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,8 @@ from urllib.parse import urlparse
 from slim.errors import StoreAwayError, StoreConfigError, StoreError
 
 _SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
+_MADE_BY_ANOTHER = ("alembic_version", "already exists")
+_MAKING_S = (1.0, 2.0, 4.0)
 _ALLOWED = "sqlite:///<absolute path>, http(s)://<server>, or another database that MLflow takes"
 
 
@@ -104,12 +107,24 @@ def open_client(tracking_uri: str) -> Any:
         path = sqlite_path(tracking_uri)
         if path is not None and not path.exists():
             _make_database(path)
-        client = MlflowClient(tracking_uri=tracking_uri)
-        client.search_experiments(max_results=1)
+        for wait_s in _MAKING_S:
+            try:
+                return _answering(MlflowClient(tracking_uri=tracking_uri))
+            except Exception as error:
+                # Another process has just made the tables of an empty database, for which MLflow keeps no order.
+                if path is not None or not any(said in str(error) for said in _MADE_BY_ANOTHER):
+                    raise
+                time.sleep(wait_s)
+        return _answering(MlflowClient(tracking_uri=tracking_uri))
     except Exception as error:
         line = " ".join(str(error).split())[:200]
         kind = StoreAwayError if _is_away(tracking_uri, error) else StoreConfigError
         raise kind(f"tracking store {without_password(tracking_uri)!r} cannot be opened: {line}") from error
+
+
+def _answering(client: Any) -> Any:
+    """The client, once the store has answered it."""
+    client.search_experiments(max_results=1)
     return client
 
 
