@@ -71,7 +71,8 @@ def deterministic(run: StoredRun) -> dict[str, float]:
 
 
 def _configurations(store: Store, reference: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
-    done = [run for run in store.configurations() if run.status == "FINISHED"]
+    # What ended while its baseline had failed is superseded by what was compared with it, as in a study.
+    done = [run for run in store.configurations() if run.status == "FINISHED" and _compares(run.params)]
     counts = Counter(run.tags[TAG.CONFIG] for run in done)
     for name, metrics in reference.items():
         if counts[name] != 1:
