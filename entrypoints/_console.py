@@ -13,6 +13,8 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from analysis.summary import Summary
+from slim.advice import ADVICE
+from slim.flush import Flushed
 from slim.metrics import format_value, get
 from slim.plan import Plan
 from slim.records import Progress
@@ -41,14 +43,13 @@ class Watcher:
             transient=True,
         )
         self._overall: TaskID | None = None
-        self._current: TaskID | None = None
+        self._current: dict[str, TaskID] = {}
         self._last_s = 0.0
         self._start_s = time.monotonic()
 
     def __enter__(self) -> "Watcher":
         if self._console.is_terminal:
             self._overall = self._bars.add_task("sweep", detail="")
-            self._current = self._bars.add_task("", detail="")
             self._bars.start()
         return self
 
@@ -64,17 +65,19 @@ class Watcher:
         elif event.kind == "note":
             self._console.print(f"{self._elapsed()} note: {event.message}", highlight=False, markup=False)
         progress = event.progress
-        if self._overall is not None and self._current is not None:
+        if self._overall is not None:
             self._bars.update(
                 self._overall,
                 completed=event.done,
                 total=event.total,
                 detail=f"{event.done}/{event.total} configurations{left}",
             )
+            if event.kind == "configuration":
+                self._drop(event.configuration)
             if progress is not None:
                 share = progress.share
                 self._bars.update(
-                    self._current,
+                    self._bar(event),
                     description=f"{event.configuration} {event.stage}: {step(progress)}",
                     completed=progress.done if share is None else share,
                     total=progress.total if share is None else 1.0,
@@ -90,6 +93,18 @@ class Watcher:
                 markup=False,
                 soft_wrap=True,
             )
+
+    def _bar(self, event: Event) -> TaskID:
+        """The bar of a configuration; those that have said nothing for longest make room for it."""
+        bar = self._current.pop(event.configuration, None)
+        while len(self._current) >= event.at_once:
+            self._drop(next(iter(self._current)))
+        self._current[event.configuration] = self._bars.add_task("", detail="") if bar is None else bar
+        return self._current[event.configuration]
+
+    def _drop(self, configuration: str) -> None:
+        if configuration in self._current:
+            self._bars.remove_task(self._current.pop(configuration))
 
     def _elapsed(self) -> str:
         return duration(time.monotonic() - self._start_s).rjust(6)
@@ -150,8 +165,8 @@ def print_plan(console: Console, plan: Plan) -> None:
     console.print(f"Rough estimate of what is left: {duration(plan.estimate_s)}{disk}.", highlight=False)
 
 
-def print_summary(console: Console, summary: Summary, outcome: SweepOutcome) -> None:
-    """Show the configurations, the fronts and what went wrong."""
+def print_summary(console: Console, summary: Summary) -> None:
+    """Show the configurations and the fronts."""
     table = Table(*summary.headers, title=summary.title)
     for row in summary.rows:
         table.add_row(*row)
@@ -170,17 +185,23 @@ def print_summary(console: Console, summary: Summary, outcome: SweepOutcome) -> 
             console.print(f"Pareto front of {title}: {', '.join(names)}", highlight=False, soft_wrap=True)
     for name, reasons in summary.flagged.items():
         console.print(f"Flagged: {name}: {reasons}", highlight=False, soft_wrap=True)
+
+
+def print_outcome(console: Console, outcome: SweepOutcome) -> None:
+    """Show what went wrong, what to do about it, what waits, and how long it took."""
     for result in outcome.configurations:
         if result.failure is not None:
-            console.print(
+            for line in (
                 f"Failed: {result.name}: {result.failure.reason}: {result.failure.message}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+                f"  {ADVICE[result.failure.reason]}",
+            ):
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
     if outcome.unlogged:
         console.print(
-            f"{outcome.unlogged} results wait in the spool, since the store was away: run the same command again to log them.",
+            f"{outcome.unlogged} results wait in the spool, since the store was away: run the same command again, or `python -m "
+            "entrypoints.sweep --flush`, to log them.",
+            highlight=False,
+            markup=False,
             soft_wrap=True,
         )
     console.print(
@@ -188,6 +209,16 @@ def print_summary(console: Console, summary: Summary, outcome: SweepOutcome) -> 
         f"{outcome.engine_starts} engine starts.",
         highlight=False,
     )
+
+
+def print_flushed(console: Console, flushed: Flushed) -> None:
+    """Show what was logged from the spool, and what still waits."""
+    lines = [f"{flushed.logged} results logged, of {len(flushed.run_ids)} configurations."]
+    lines += [f"{n} results wait for the store {uri}: name it with --tracking-uri." for uri, n in flushed.elsewhere.items()]
+    if flushed.unknown:
+        lines.append(f"{flushed.unknown} results wait for the command that made them: run it again.")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_stage(console: Console, store: Store, outcome: StageOutcome) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from entrypoints import _options as opt
+from slim.errors import StoreError
 
 PARAMETERS = opt.options(
     click.option("--models", type=opt.Names(), default="", help="Models instead of the file's, separated by commas."),
@@ -31,7 +32,14 @@ PARAMETERS = opt.options(
     click.option(
         "--measure-python", type=opt.TEXT, default="", help="Python interpreter of measuring workers.  [default: this one]"
     ),
+    click.option(
+        "--executor",
+        type=opt.Optional(click.Choice(["local", "ray"])),
+        default="",
+        help="Where workers run: local, one after another, or ray, several at once on a Ray cluster.  [default: the file's]",
+    ),
     opt.tracking,
+    click.option("--flush", **opt.FLAG, help="Log what waits in the spool because the store was away; run nothing."),
 )
 
 
@@ -56,11 +64,16 @@ def run(
     assignments: dict[str, Any] | None,
     quantize_python: str | None,
     measure_python: str | None,
+    executor: str | None,
     experiment: str | None,
     tracking_uri: str | None,
     dry_run: bool,
+    flush: bool,
 ) -> None:
     """Run the sweep of a file with some fields replaced, and print what came of it."""
+    if flush:
+        log_waiting(tracking_uri)
+        return
     from slim.config import SweepConfig
 
     overrides = opt.given(
@@ -72,6 +85,7 @@ def run(
         repeats=repeats,
         interpreters__quantize=quantize_python,
         interpreters__measure=measure_python,
+        executor__name=executor,
         experiment=experiment,
     )
     parsed = SweepConfig.load(opt.check_file(config), {**overrides, **(assignments or {})})
@@ -90,9 +104,30 @@ def run(
     with _console.Watcher(console) as watcher:
         store, outcome = api.run(parsed, tracking_uri, on_event=watcher, join=opt.joined_run())
     run_ids = [c.run_id for c in outcome.configurations if c.run_id]
-    _console.print_summary(console, summary.summarize(frame.load(store, run_ids=run_ids)), outcome)
-    _console.print_address(console, store, run_ids)
+    try:
+        shown = summary.summarize(frame.load(store, run_ids=run_ids))
+    except StoreError as error:
+        console.print(f"Nothing to show: {error}", highlight=False, markup=False, soft_wrap=True)
+        _console.print_outcome(console, outcome)
+    else:
+        _console.print_summary(console, shown)
+        _console.print_outcome(console, outcome)
+        _console.print_address(console, store, run_ids)
     if not outcome.ok:
+        sys.exit(1)
+
+
+def log_waiting(tracking_uri: str | None) -> None:
+    """Log what waits in the spool, and print what came of it."""
+    from rich.console import Console
+
+    from entrypoints import _console
+    from slim import api
+
+    flushed = api.flush(tracking_uri)
+    _console.print_flushed(Console(width=None if sys.stdout.isatty() else 160), flushed)
+    opt.explain_joined_run("Nothing was run: what waited in the spool was logged.")
+    if flushed.elsewhere or flushed.unknown:
         sys.exit(1)
 
 

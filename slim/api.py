@@ -11,12 +11,14 @@ store, outcome = api.run(config)
 from slim import files
 from slim import plan as planning
 from slim.config import SweepConfig
-from slim.errors import ConfigError
+from slim.errors import ConfigError, StoreAwayError
+from slim.flush import Flushed
+from slim.flush import flush as _flush
 from slim.jobs import Spool
 from slim.plan import Plan
 from slim.records import Stage
 from slim.single import StageOutcome, run_stage
-from slim.store import Store, default_tracking_uri, experiment_of
+from slim.store import Store, check_address, default_tracking_uri, experiment_of
 from slim.sweep import Event, OnEvent, SweepOutcome, SweepRun
 
 
@@ -50,16 +52,32 @@ def run(
         join: run that becomes the sweep's run, such as the one that ``mlflow run`` made.
 
     Raises:
-        UserError: as for `plan`; nothing has been written then.
-        StoreError: the store broke before the sweep began.
+        UserError: as for `plan`; nothing has been written then. A store that is away is none: results wait in the spool.
     """
     uri = tracking_uri or default_tracking_uri()
-    # Planned on what is there already, so that wrong input leaves no store behind.
-    experiment = experiment_of(uri, join, config.experiment)
-    ready = planning.make(config, Store.open(uri, experiment, create=False), spool())
-    store = Store.open(uri, experiment)
-    assert store is not None
+    try:
+        # Planned on what is there already, so that wrong input leaves no store behind.
+        experiment = experiment_of(uri, join, config.experiment)
+        ready = planning.make(config, Store.open(uri, experiment, create=False), spool())
+        store = Store.open(uri, experiment)
+        assert store is not None
+    except StoreAwayError:
+        store = Store.later(uri, config.experiment)
+        return store, SweepRun(planning.make(config, None, spool()), store, spool(), on_event, join, looked_up=False).execute()
     return store, SweepRun(ready, store, spool(), on_event, join).execute()
+
+
+def flush(tracking_uri: str | None = None) -> Flushed:
+    """Log the results that wait in the spool because the store was away; runs nothing.
+
+    Args:
+        tracking_uri: as for `plan`.
+
+    Raises:
+        UserError: a sweep is running, or the store is still away.
+        StoreError: the store broke meanwhile.
+    """
+    return _flush(check_address(tracking_uri or default_tracking_uri()), spool())
 
 
 def stage(

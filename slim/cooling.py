@@ -15,21 +15,30 @@ class Cooling:
     Args:
         read: temperatures of the GPUs in degrees Celsius; empty on a CPU.
         sleep: waits.
+        first: how warm they were, when that is known already.
+
+    Attributes:
+        first: degrees of the warmest one before the first measurement; None before that.
     """
 
-    def __init__(self, read: Callable[[], tuple[int, ...]] | None = None, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        read: Callable[[], tuple[int, ...]] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        first: int | None = None,
+    ) -> None:
         self._read = read or _temperatures
         self._sleep = sleep
-        self._first: int | None = None
+        self.first = first
 
     def wait(self, limit_s: float) -> float:
         """Wait until the warmest GPU is near where it was before the first call, at most ``limit_s``; return the seconds waited."""
         waited = 0.0
         while temperatures := self._read():
             warmest = max(temperatures)
-            if self._first is None:
-                self._first = warmest
-            if warmest <= self._first + NEAR_C or waited >= limit_s:
+            if self.first is None:
+                self.first = warmest
+            if warmest <= self.first + NEAR_C or waited >= limit_s:
                 break
             self._sleep(1.0)
             waited += 1.0

@@ -154,6 +154,17 @@ class NvmlDevice:
         """Of the GPUs, as ``CUDA_VISIBLE_DEVICES`` takes them: opens the same GPUs in another process."""
         return tuple(provenance.text_of(self._nvml.nvmlDeviceGetUUID(handle)) for handle in self._handles)
 
+    def near_cores(self) -> tuple[frozenset[int], ...]:
+        """CPU cores on the same side of the machine as each GPU; an empty set where the driver does not say."""
+        words = -(-(os.cpu_count() or 1) // 64)
+        masks = self._read("nvmlDeviceGetCpuAffinity", words)
+        if masks is None:
+            return tuple(frozenset() for _ in self._handles)
+        return tuple(
+            frozenset(64 * number + bit for number, word in enumerate(mask) for bit in range(64) if word >> bit & 1)
+            for mask in masks
+        )
+
     def _read(self, function: str, *arguments: Any) -> list[Any] | None:
         """One reading a GPU; None when the device does not offer it."""
         try:

@@ -21,7 +21,9 @@ class Reason(StrEnum):
     ENGINE_START = "engine_start"
     ENGINE_CRASH = "engine_crash"
     EVALUATION = "evaluation"
+    DRIVER = "driver"
     DISK_FULL = "disk_full"
+    BROKEN_RESULT = "broken_result"
     TIMEOUT = "timeout"
     KILLED = "killed"
     INTERRUPTED = "interrupted"
@@ -67,15 +69,21 @@ class StoreConfigError(StoreError, UserError):
     """The tracking store's address is wrong or its place cannot be written, found before any work is done."""
 
 
+class StoreAwayError(StoreConfigError):
+    """Nobody answers at the tracking store's address; a sweep goes on without it, whoever has to read it cannot."""
+
+
 class StageError(SlimError):
     """A stage cannot give a result.
 
     Args:
         reason: one of the closed list, stored as the tag ``slim.failure``.
         message: one line for a person.
+        log_tail: last lines of the log of whoever failed, where there is one.
     """
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, log_tail: str = "") -> None:
         super().__init__(message)
         self.reason = reason
         self.message = str(self)
+        self.log_tail = log_tail

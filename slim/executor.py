@@ -1,5 +1,6 @@
 """Runs a job in a worker process, watches it, and says how it ended."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,16 +11,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from slim import files, redaction
+from slim import advice, files, redaction
 from slim.errors import Reason, StageError
-from slim.jobs import Job, Spool, Spooled, new_job_dir
+from slim.jobs import Job, Spool, Spooled, StageOrder, new_job_dir
 from slim.provenance import ROOT
 from slim.records import Failure, Progress, StageResult
-from slim.worker import tail
+from slim.worker import FAILURE_FILE, NO_ROOM, tail
 
 _POLL_S = 0.1
 _GRACE_S = 5.0
 _NOT_FOR_WORKERS = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_TRACKING_", "MLFLOW_REGISTRY_URI")
+_LAST_LINES = 8
+"""Of a crashed worker's log; further up it may speak of what it got over."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,14 @@ class LocalExecutor:
             StageError: a job without stages failed.
             KeyboardInterrupt: passed on after the worker has been stopped.
         """
-        job_dir = new_job_dir(self.spool)
-        job.write(job_dir / "job.json")
+        for order in job.orders:
+            # What an earlier attempt left there must not be taken for this one's.
+            self.spool.discard(order.key)
+        try:
+            job_dir = new_job_dir(self.spool)
+            job.write(job_dir / "job.json")
+        except OSError as error:
+            raise StageError(advice.of_error(error) or Reason.INTERNAL, f"no job can be written to the spool: {error}") from error
         start = time.perf_counter()
         killed_before = _oom_kills()
         ended_by: Reason | None = None
@@ -82,27 +91,35 @@ class LocalExecutor:
                 start_new_session=True,
             )
             try:
-                ended_by = self._watch(process, job_dir / "progress.jsonl", timeouts_s, on_progress, on_tick)
+                first = job.orders[0].stage if job.orders else ""
+                ended_by = self._watch(process, job_dir / "progress.jsonl", timeouts_s, on_progress, on_tick, stage=first)
             finally:
                 _stop(process)
                 redaction.scrub(job_dir / "worker.log")
         wall_s = time.perf_counter() - start
         failure = self._failure(process.returncode, ended_by, job_dir, oom=_oom_kills() > killed_before)
         if not job.orders and process.returncode != 0:
-            raise StageError(failure.reason, failure.message)
-        results = []
-        for order in job.orders:
-            if self.spool.find(order.key) is None:
-                now = time.time()
-                with self.spool.writing(order.key) as draft:
-                    files.copy_ends(job_dir / "worker.log", draft.artifacts / "worker.log")
-                    draft.finish(
-                        StageResult(order.stage, order.key, failure=failure, started_unix_s=now - wall_s, ended_unix_s=now)
-                    )
-            found = self.spool.find(order.key)
-            assert found is not None
-            results.append(found)
-        return Outcome(tuple(results), wall_s)
+            raise StageError(failure.reason, failure.message, failure.log_tail)
+        return Outcome(tuple(self._result(order, failure, wall_s, job_dir) for order in job.orders), wall_s)
+
+    def _result(self, order: StageOrder, failure: Failure, wall_s: float, job_dir: Path) -> Spooled:
+        """What the worker left for an order, else its failure."""
+        found = self.spool.find(order.key)
+        if found is not None:
+            return found
+        if wrong := self.spool.broken(order.key):
+            message = f"the worker left a result that cannot be used: {wrong}"
+            failure = Failure(Reason.BROKEN_RESULT, message, failure.log_tail)
+        now = time.time()
+        failed = StageResult(order.stage, order.key, failure=failure, started_unix_s=now - wall_s, ended_unix_s=now)
+        try:
+            with self.spool.writing(order.key) as draft:
+                files.copy_ends(job_dir / "worker.log", draft.artifacts / "worker.log")
+                draft.finish(failed)
+        except OSError:
+            # The disk that is full is the spool's; the store's may be another one.
+            return Spooled(self.spool.root / order.key, failed)
+        return self.spool.find(order.key) or Spooled(self.spool.root / order.key, failed)
 
     @staticmethod
     def _watch(
@@ -111,9 +128,11 @@ class LocalExecutor:
         timeouts_s: Mapping[str, float],
         on_progress: Callable[[str, Progress], None],
         on_tick: Callable[[], None],
+        *,
+        stage: str,
     ) -> Reason | None:
         """Follow the worker until it ends; `Reason.TIMEOUT` when its stage took too long, else None."""
-        stage, entered = "", time.monotonic()
+        entered = time.monotonic()
         offset = 0
         while True:
             running = process.poll() is None
@@ -123,12 +142,10 @@ class LocalExecutor:
                     chunk = file.read()
                 complete = chunk[: chunk.rfind(b"\n") + 1]
                 offset += len(complete)
-                for line in complete.splitlines():
-                    values = json.loads(line)
-                    reported = values.pop("stage")
+                for reported, progress in filter(None, map(_progress, complete.splitlines())):
                     if reported != stage:
                         stage, entered = reported, time.monotonic()
-                    on_progress(stage, Progress(**values))
+                    on_progress(stage, progress)
             if not running:
                 return None
             if time.monotonic() - entered > timeouts_s.get(stage, float("inf")):
@@ -141,15 +158,43 @@ class LocalExecutor:
         """Why a worker ended without a result."""
         log_tail = tail(job_dir / "worker.log")
         if ended_by is Reason.TIMEOUT:
-            return Failure(Reason.TIMEOUT, "the worker was stopped at the stage's time limit", log_tail)
-        if returncode == -signal.SIGKILL and oom:
-            return Failure(Reason.OUT_OF_MEMORY, "the kernel killed the worker: the machine ran out of memory", log_tail)
-        if returncode < 0:
-            name = signal.Signals(-returncode).name
-            reason = Reason.KILLED if -returncode in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT) else Reason.ENGINE_CRASH
-            return Failure(reason, f"the worker was ended by {name}", log_tail)
-        last = log_tail.splitlines()[-1][:300] if log_tail else "no output"
-        return Failure(Reason.ENGINE_CRASH, f"the worker exited with status {returncode}: {last}", log_tail)
+            reason, message = Reason.TIMEOUT, "the worker was stopped at the stage's time limit"
+        elif returncode == -signal.SIGKILL and oom:
+            reason, message = Reason.OUT_OF_MEMORY, "the kernel killed the worker: the machine ran out of memory"
+        elif returncode < 0:
+            reason, message = (
+                _said(log_tail) or Reason.ENGINE_CRASH,
+                f"the worker was ended by {signal.Signals(-returncode).name}",
+            )
+            if -returncode in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+                reason = Reason.KILLED
+        elif returncode == NO_ROOM:
+            reason, message = Reason.DISK_FULL, "the worker could not write: no space left on the spool's disk"
+        else:
+            last = log_tail.splitlines()[-1][:300] if log_tail else "no output"
+            reason = Reason.BROKEN_RESULT if returncode == 0 else _said(log_tail) or Reason.ENGINE_CRASH
+            message = f"the worker exited with status {returncode}: {last}"
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                why, said = json.loads((job_dir / FAILURE_FILE).read_text(encoding="utf-8"))
+                reason, message = Reason(why), str(said)
+        return Failure(reason, message, log_tail)
+
+
+def _progress(line: bytes) -> tuple[str, Progress] | None:
+    """A line of progress with its stage; None when it is none."""
+    try:
+        values = json.loads(line)
+        stage, progress = values.pop("stage"), Progress(**values)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    numbers = (progress.done, progress.total, progress.fraction, progress.part, progress.parts)
+    fits = all(n is None or isinstance(n, int | float) for n in numbers) and progress.done is not None
+    return (stage, progress) if fits and all(isinstance(t, str) for t in (stage, progress.step, progress.unit)) else None
+
+
+def _said(log_tail: str) -> Reason | None:
+    """What the last lines of a crashed worker's log give away."""
+    return advice.symptom("\n".join(log_tail.splitlines()[-_LAST_LINES:]))
 
 
 def _environment() -> dict[str, str]:

@@ -28,13 +28,7 @@ def written_aside(target: Path) -> Iterator[Path]:
     aside.mkdir(parents=True)
     try:
         yield aside
-        for file in aside.rglob("*"):
-            # A name must never stand for bytes that a power cut can still take away.
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        settle(aside)
         # Renaming replaces an empty directory.
         aside.rename(target)
     except BaseException:
@@ -85,6 +79,16 @@ def writable(place: Path) -> bool:
     """Whether a directory can be made or written there."""
     found = nearest(place)
     return found.is_dir() and os.access(found, os.W_OK | os.X_OK)
+
+
+def settle(directory: Path) -> None:
+    """Have the disk take everything in a directory: a name must never stand for bytes that a power cut can still take away."""
+    for file in (*directory.rglob("*"), directory):
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def copy_ends(source: Path, target: Path, limit: int = 2 << 20) -> None:

@@ -5,6 +5,7 @@ written aside and renamed, so it is complete or absent, and it stays until the s
 what stages that were cut off had finished, by the stage's key (`slim.pieces`).
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,11 +17,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from slim import files, metrics
 from slim.pieces import Pieces
 from slim.records import NOTHING, Against, ModelSource, Stage, StageResult
 
+_RESULT = "result.json"
 _PIECES = "pieces"
-_PIECES_KEPT_S = 14 * 24 * 3600.0
+_JOBS = "jobs"
+_KEPT_S = 14 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -123,17 +127,63 @@ class Spool:
         root.mkdir(parents=True, exist_ok=True)
 
     def find(self, key: str) -> Spooled | None:
-        """Return the result of that key, None when there is none."""
+        """Return the result of that key, None when there is none, or only one that cannot be used."""
+        try:
+            return self._read(key)
+        except ValueError:
+            return None
+
+    def broken(self, key: str) -> str:
+        """Return what is wrong with the result of that key; empty when nothing is, or when there is none."""
+        try:
+            self._read(key)
+        except ValueError as error:
+            return " ".join(str(error).split())[:200]
+        return ""
+
+    def _read(self, key: str) -> Spooled | None:
+        """Read a result, and refuse what no store could take.
+
+        Raises:
+            ValueError: it is broken.
+        """
         path = self.root / key
         try:
-            values = json.loads((path / "result.json").read_text(encoding="utf-8"))
+            found = Spooled(path, StageResult.from_json(json.loads((path / _RESULT).read_text(encoding="utf-8"))))
+            if found.result.key != key:
+                raise ValueError(f"it says that it is the result of {found.result.key!r}")
+            metrics.check(found.result.metrics)
         except FileNotFoundError:
             return None
-        return Spooled(path, StageResult.from_json(values))
+        except (KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+            raise ValueError(f"{_RESULT}: {type(error).__name__}: {error}") from error
+        if not found.artifacts.is_dir() or (found.checkpoint is not None and not found.checkpoint.is_dir()):
+            raise ValueError("files that it speaks of are missing")
+        return found
+
+    def amend(self, result: StageResult) -> None:
+        """Replace what the result of that key says; its files stay."""
+        target = self.root / result.key / _RESULT
+        aside = target.with_suffix(".partial")
+        with contextlib.suppress(FileNotFoundError):
+            aside.write_text(json.dumps(result.to_json()), encoding="utf-8")
+            aside.replace(target)
+
+    def keys(self) -> list[str]:
+        """Return the keys of the results that wait, broken ones included."""
+        return sorted(path.parent.name for path in self.root.glob(f"*/{_RESULT}"))
 
     def discard(self, key: str) -> None:
-        """Remove a result, once the store has it."""
-        shutil.rmtree(self.root / key, ignore_errors=True)
+        """Remove a result, once the store has it; complete or not at all, even when cut off."""
+        gone = self.root / f".{key[:16]}-gone-{os.getpid()}"
+        with contextlib.suppress(FileNotFoundError):
+            (self.root / key).rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def done(self, key: str) -> None:
+        """Remove a finished result that the store has, and pieces that a worker left that was killed just after it had finished."""
+        self.discard(key)
+        self.pieces(key).clear()
 
     def pieces(self, key: str) -> Pieces:
         """Return what earlier attempts at the stage of that key finished; it is removed when the stage has a result."""
@@ -148,7 +198,8 @@ class Spool:
         try:
             yield draft
             if draft.result is not None:
-                (path / "result.json").write_text(json.dumps(draft.result.to_json()), encoding="utf-8")
+                (path / _RESULT).write_text(json.dumps(draft.result.to_json()), encoding="utf-8")
+                files.settle(path)
                 self.discard(key)
                 path.rename(self.root / key)
                 if draft.result.failure is None:
@@ -157,12 +208,15 @@ class Spool:
             shutil.rmtree(path, ignore_errors=True)
 
     def sweep_drafts(self) -> None:
-        """Remove drafts of workers that were killed, and pieces that nobody came back for in two weeks; only safe while no worker runs."""
+        """Remove drafts of workers that were killed, and pieces and logs that nobody came back for in two weeks.
+
+        Only safe while no worker runs.
+        """
         for path in self.root.glob(".*"):
             shutil.rmtree(path, ignore_errors=True)
-        for path in self.root.glob(f"{_PIECES}/*"):
+        for path in (*self.root.glob(f"{_PIECES}/*"), *self.root.glob(f"{_JOBS}/*")):
             # Each piece that is written touches the directory.
-            if time.time() - path.stat().st_mtime > _PIECES_KEPT_S:
+            if time.time() - path.stat().st_mtime > _KEPT_S:
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -194,7 +248,7 @@ class Draft:
 
 
 def new_job_dir(spool: Spool) -> Path:
-    """Return a fresh directory for a worker's job file, log and progress."""
-    jobs = spool.root / "jobs"
+    """Return a fresh directory for a worker's job file, log and progress; its name begins with the pid of whoever starts the worker."""
+    jobs = spool.root / _JOBS
     jobs.mkdir(exist_ok=True)
     return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=jobs))

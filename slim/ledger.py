@@ -4,16 +4,17 @@ Writing a configuration is idempotent: what a store that was away did not take i
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from slim import aggregate, comparison, models, references
 from slim import checkpoint as checkpoints
+from slim.evaluate import had_reference
 from slim.jobs import Spool, Spooled
 from slim.plan import Plan, PlannedConfiguration, PlannedStage
-from slim.records import Against, Failure
+from slim.records import Against, Failure, StageResult
 from slim.store import TAG, Store, StoredRun
 
 
@@ -44,11 +45,18 @@ class Entry:
         waiting = {stage.key for stage, _ in self.waiting}
         return [s for s in self.planned.stages if s.key not in self.done and s.key not in waiting]
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing of it is to be done any more, whatever the store has of it by now."""
+        return self.ended or self.failure is not None or not self.left()
+
     def collect(self, spool: Spool) -> None:
         """Take over what was finished earlier, from the store and from the spool."""
         for stage in self.left():
             if stage.run is not None:
                 self.done[stage.key] = stage.run
+                # Whoever logged it may have been killed before it could tidy up.
+                spool.done(stage.key)
             elif stage.spooled and (waiting := spool.find(stage.key)) is not None:
                 self.waiting.append((stage, waiting))
 
@@ -60,13 +68,22 @@ class Ledger:
         plan: the sweep.
         store: where runs go.
         spool: where results wait.
+        begin_sweep: starts the sweep's run and sets `sweep_run`, where that is None.
+        looked_up: whether the plan knows what the store had finished.
+
+    Attributes:
+        sweep_run: parent of the configurations' runs.
     """
 
-    def __init__(self, plan: Plan, store: Store, spool: Spool) -> None:
+    def __init__(
+        self, plan: Plan, store: Store, spool: Spool, begin_sweep: Callable[[], None] = lambda: None, looked_up: bool = True
+    ) -> None:
         self.plan = plan
         self.store = store
         self.spool = spool
         self.sweep_run: str | None = None
+        self._begin_sweep = begin_sweep
+        self._looked_up = looked_up
         self.entries = [Entry(p, run_id=p.run.run_id if p.run else None, ended=p.run is not None) for p in plan.configurations]
 
     def write(self, entry: Entry) -> None:
@@ -76,12 +93,17 @@ class Ledger:
             StoreError: the store is away; what it did not take waits.
         """
         planned = entry.planned
+        if self.sweep_run is None:
+            self._begin_sweep()
+        if not self._looked_up and entry.run_id is None and self._finished_before(entry):
+            return
         if entry.run_id is None:
             entry.run_id = self._begin(planned)
         params = identity(planned, self.plan)
         while entry.waiting:
             stage, spooled = entry.waiting[0]
-            run = self.store.log_stage(
+            earlier = self._logged_before(spooled.result)
+            run = earlier or self.store.log_stage(
                 spooled,
                 name=planned.name,
                 parent=entry.run_id,
@@ -89,10 +111,31 @@ class Ledger:
                 tags={TAG.REPEAT: str(stage.repeat)},
             )
             entry.waiting.pop(0)
-            self.spool.discard(stage.key)
             if spooled.result.failure is None:
                 entry.done[stage.key] = run
+                self.spool.done(stage.key)
+            else:
+                self.spool.discard(stage.key)
         self._summarize(entry)
+
+    def _finished_before(self, entry: Entry) -> bool:
+        """Whether the store turns out to have a configuration finished that was measured again while nobody could know."""
+        run = self.store.find_finished("configuration", entry.planned.key)
+        if run is None:
+            return False
+        for stage, _ in entry.waiting:
+            self.spool.discard(stage.key)
+        entry.waiting.clear()
+        entry.run_id, entry.ended, entry.failure = run.run_id, True, None
+        return True
+
+    def _logged_before(self, result: StageResult) -> StoredRun | None:
+        """The finished run of a result that was logged before: it is logged once, whoever was killed when, and the first one stays."""
+        if result.failure is not None:
+            return None
+        run = self.store.find_finished(result.stage, result.key)
+        # An evaluation that had its baseline to compare with replaces one that had not.
+        return None if run is not None and had_reference(result.params) and not had_reference(run.params) else run
 
     def compare(self, entry: Entry) -> None:
         """Bring an ended configuration's comparison with its baseline up to date; nothing is written where it is.
@@ -131,21 +174,21 @@ class Ledger:
 
     def _begin(self, planned: PlannedConfiguration) -> str:
         assert self.sweep_run is not None
+        params = {
+            **identity(planned, self.plan),
+            "seed": self.plan.config.seed,
+            "torch_version": self.plan.measure.versions.get("torch"),
+            "driver_version": self.plan.measure.hardware.driver,
+            **flat({"engine_options": planned.options}),
+        }
         earlier = self.store.find_interrupted("configuration", planned.key)
-        if earlier is not None:
-            self.store.adopt(earlier, self.sweep_run)
+        if earlier is not None and self.store.adopt(earlier, self.sweep_run, params):
             return earlier.run_id
         return self.store.begin(
             "configuration",
             planned.name,
             parent=self.sweep_run,
-            params={
-                **identity(planned, self.plan),
-                "seed": self.plan.config.seed,
-                "torch_version": self.plan.measure.versions.get("torch"),
-                "driver_version": self.plan.measure.hardware.driver,
-                **flat({"engine_options": planned.options}),
-            },
+            params=params,
             tags={TAG.KEY: planned.key, TAG.CONFIG: planned.name, TAG.SWEEP: self.plan.config.name},
         )
 
@@ -163,6 +206,10 @@ class Ledger:
             reasons += [reason for r in runs for reason in r.tags.get(TAG.VALIDITY, "").split(",") if reason] + spread
             metrics |= {k: v for k, v in combined.items() if not k.startswith("timing/")}
         tags = {TAG.STAGE_RUNS: json.dumps({name: [r.run_id for r in runs] for name, runs in by_stage.items()})}
+        if retried := list(
+            dict.fromkeys(r.tags[TAG.RETRIED] for runs in by_stage.values() for r in runs if TAG.RETRIED in r.tags)
+        ):
+            tags[TAG.RETRIED] = "; ".join(retried)
         if reasons:
             tags[TAG.VALIDITY] = ",".join(dict.fromkeys(reasons))
         known = self.store.get(entry.run_id).params
@@ -172,9 +219,10 @@ class Ledger:
         failure = entry.failure
         if failure is not None or not entry.left():
             self._compare(entry, self.store.get(entry.run_id))
-            self.store.finish(
-                entry.run_id, failure=failure.reason.value if failure else None, message=failure.message if failure else ""
-            )
+            if failure is None:
+                self.store.finish(entry.run_id)
+            else:
+                self.store.fail(entry.run_id, failure)
             entry.ended = True
 
     def _compare(self, entry: Entry, run: StoredRun) -> None:

@@ -1,12 +1,13 @@
 """From a sweep file to what has to be done: configurations, stage keys, what is finished already, what cannot work."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from slim import doctor, estimate, evaluate, files, keys, models, precisions, preflight, quantize, rows, text
 from slim.checkpoint import Shape
+from slim.cluster import nodes
 from slim.config import ModelEntry, SweepConfig
 from slim.errors import ConfigError, StageError
 from slim.jobs import Spool
@@ -149,7 +150,7 @@ def make(config: SweepConfig, store: Store | None, spool: Spool | None) -> Plan:
     _refuse_evaluation(config, sources)
     check(config)
     findings = {f.subject: f for f in doctor.diagnose(measure, doctor.read_machine(), quantizing) if f.is_configuration}
-    planned = []
+    planned: list[PlannedConfiguration] = []
     disks = _disks(store, spool)
     for source in sources:
         pairs = [precisions.serve(p.precision, p.engine) for p in config.precisions]
@@ -169,7 +170,8 @@ def make(config: SweepConfig, store: Store | None, spool: Spool | None) -> Plan:
             )
             failure = _impossible(findings, precision, engine) or unreachable or _preflight(source, precision, config)
             named = _name(source, baseline, engine) if baseline and baseline != precision.name else None
-            one = _with_reuse(replace(one, failure=failure, baseline=named, left_out=left_out), store, spool)
+            coming = {s.key for c in planned if c.failure is None for s in c.stages if s.stage == "evaluate" and s.to_run}
+            one = with_reuse(replace(one, failure=failure, baseline=named, left_out=left_out), store, spool, coming)
             model = _Model(shape, parameters, to_convert)
             one = _with_room(one, asked, model, disks, (measure, quantizing))
             to_convert = 0 if one.disk_bytes else to_convert
@@ -196,6 +198,8 @@ def only(config: SweepConfig, stage: Stage) -> SweepConfig:
 
 def environments(config: SweepConfig) -> tuple[Environment, Environment]:
     """Return the environments of the measuring and the quantizing workers."""
+    if config.executor.name == "ray":
+        return nodes.environments(config)
     interpreters = config.interpreters
     measure = probe_interpreter(interpreters.measure) if interpreters.measure else probe()
     return measure, probe_interpreter(interpreters.quantize) if interpreters.quantize else probe()
@@ -302,8 +306,17 @@ def _name(source: ModelSource, precision: str, engine: EngineName) -> str:
     return f"{source.short_name}/{precision}@{engine}"
 
 
-def _with_reuse(planned: PlannedConfiguration, store: Store | None, spool: Spool | None) -> PlannedConfiguration:
-    """Look up what is finished already."""
+def with_reuse(
+    planned: PlannedConfiguration, store: Store | None, spool: Spool | None, coming: Container[str] = ()
+) -> PlannedConfiguration:
+    """Look up what is finished already.
+
+    Args:
+        planned: a configuration of which that is not known.
+        store: where finished stages are looked up.
+        spool: where results may wait.
+        coming: keys of evaluations that run before it.
+    """
     run = store.find_finished("configuration", planned.key) if store else None
     if run is not None:
         planned = replace(planned, run=run)
@@ -313,7 +326,11 @@ def _with_reuse(planned: PlannedConfiguration, store: Store | None, spool: Spool
         waiting = spool.find(stage.key) if spool and found is None else None
         spooled = waiting is not None and waiting.result.failure is None
         params = found.params if found else waiting.result.params if waiting and spooled else None
-        if stage.stage == "evaluate" and params is not None and _misses_reference(planned.reference, params, store, spool):
+        if (
+            stage.stage == "evaluate"
+            and params is not None
+            and _misses_reference(planned.reference, params, store, spool, coming)
+        ):
             # It was evaluated before its baseline was: once more, now that the divergence can be measured.
             found, spooled, planned = None, False, replace(planned, run=None)
         stages.append(replace(stage, run=found, spooled=spooled))
@@ -321,11 +338,17 @@ def _with_reuse(planned: PlannedConfiguration, store: Store | None, spool: Spool
 
 
 def _misses_reference(
-    reference: PlannedReference | None, params: Mapping[str, Any], store: Store | None, spool: Spool | None
+    reference: PlannedReference | None,
+    params: Mapping[str, Any],
+    store: Store | None,
+    spool: Spool | None,
+    coming: Container[str],
 ) -> bool:
-    """Whether an evaluation with these params had no distributions of its baseline to compare with, and now there are some."""
+    """Whether an evaluation with these params had no distributions of its baseline to compare with, and now there are or will be some."""
     if reference is None or evaluate.had_reference(params):
         return False
+    if reference.key in coming:
+        return True
     run = store.find_finished("evaluate", reference.key) if store else None
     waiting = spool.find(reference.key) if spool else None
     return any(evaluate.has_reference(p) for p in (run.params if run else {}, waiting.result.params if waiting else {}))

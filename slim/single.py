@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from slim import checkpoint as checkpoints
 from slim import models, references
+from slim.cluster import opening
 from slim.errors import Reason, StageError
 from slim.jobs import Spool, Spooled
 from slim.ledger import flat, identity
@@ -74,13 +75,16 @@ def run_stage(
         spool.discard(done.key)
         return run
 
-    with alone(spool):
+    def on_note(message: str) -> None:
+        on_event(Event("note", "", message=message))
+
+    with alone(spool), opening.opened(plan, spool, on_note) as executor:
         if rerun:
             spool.discard(wanted.key)
             spool.pieces(wanted.key).clear()
-        runner = Runner(plan.config, spool, on_progress)
         if planned.failure is not None:
             raise StageError(planned.failure.reason, planned.failure.message)
+        runner = Runner(plan.config, spool, on_progress, executor=executor, on_gpu=plan.measure.hardware.device == "cuda")
         waiting = spool.find(wanted.key) if wanted.spooled else None
         if waiting is None:
             runner.prepare(planned)

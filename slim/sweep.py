@@ -2,23 +2,32 @@
 
 import json
 import time
+import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from threading import Thread
+from typing import Any, Literal, TypeVar
 
 from filelock import FileLock, Timeout
 
-from slim.errors import Reason, StageError, StoreError, UserError
+from slim import advice
+from slim.cluster import opening
+from slim.errors import Reason, StageError, StoreAwayError, StoreConfigError, StoreError, UserError
 from slim.jobs import Spool
 from slim.ledger import Entry, Ledger
+from slim.overlapping import Overlapping, Told, work_through
 from slim.plan import Plan
-from slim.records import NOTHING, Failure, Progress
+from slim.records import Failure, Progress
 from slim.runner import Runner
+from slim.steps import Results, Steps, following, impossible
 from slim.store import TAG, Store
 from slim.timeleft import StepLeft, TimeLeft
+from slim.waiting import End, Record, records, tidy
 
 _HEARTBEAT_S = 15.0
+T = TypeVar("T")
 
 Status = Literal["finished", "reused", "failed"]
 EventKind = Literal["stage", "progress", "configuration", "note"]
@@ -37,6 +46,7 @@ class Event:
         done, total: configurations ended and in all.
         left_s: rough wall seconds to the end of the sweep.
         step_left_s: rough wall seconds to the end of the step that runs; None while that cannot be told.
+        at_once: how many configurations may be under way at once.
     """
 
     kind: EventKind
@@ -48,6 +58,7 @@ class Event:
     total: int = 0
     left_s: float = 0.0
     step_left_s: float | None = None
+    at_once: int = 1
 
 
 OnEvent = Callable[[Event], None]
@@ -75,7 +86,7 @@ class SweepOutcome:
     """How a sweep ended.
 
     Attributes:
-        run_id: its run.
+        run_id: its run; None when the store was away all the time.
         configurations: in the plan's order; those that ``on_failure: stop`` left out are missing.
         unlogged: stages whose results wait in the spool because the store was away.
         wall_s: of the whole.
@@ -85,7 +96,7 @@ class SweepOutcome:
         engine_starts: how many.
     """
 
-    run_id: str
+    run_id: str | None
     configurations: tuple[ConfigurationOutcome, ...]
     unlogged: int
     wall_s: float
@@ -109,19 +120,36 @@ class SweepRun:
         spool: where workers leave results.
         on_event: told what happens.
         join: run that becomes the sweep's run.
+        looked_up: whether the plan knows what the store had finished; not when the store was away.
     """
 
-    def __init__(self, plan: Plan, store: Store, spool: Spool, on_event: OnEvent, join: str | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        spool: Spool,
+        on_event: OnEvent,
+        join: str | None = None,
+        *,
+        looked_up: bool = True,
+    ) -> None:
         self.plan = plan
         self.store = store
         self.spool = spool
         self._on_event = on_event
         self._join = join
-        self._ledger = Ledger(plan, store, spool)
-        self._runner = Runner(plan.config, spool, self._progress, self._tick)
+        self._looked_up = looked_up
+        self._ledger = Ledger(plan, store, spool, self._begin, looked_up)
+        self._record = Record.of(spool, plan, store.tracking_uri, store.experiment, time.time())
+        self._told, self._notes = Told(self._progress), Told(self._note)
+        self._executor: Overlapping | None = None
+        on_gpu = plan.measure.hardware.device == "cuda"
+        self._runner = Runner(plan.config, spool, self._progress, self._tick, on_gpu=on_gpu)
+        self._steps = Steps(self._ledger, self._runner)
         self._time_left = TimeLeft(plan)
-        self._step_left = StepLeft()
+        self._step_left: defaultdict[str, StepLeft] = defaultdict(StepLeft)
         self._beat_s = 0.0
+        self._beat: Thread | None = None
 
     def execute(self) -> SweepOutcome:
         """Do what is left of the plan.
@@ -131,41 +159,66 @@ class SweepRun:
             UserError: another sweep works with the same spool.
         """
         start = time.perf_counter()
-        with alone(self.spool):
-            run_id = self._begin()
+        with alone(self.spool), opening.opened(self.plan, self.spool, self._notes) as executor:
+            if executor is not None:
+                self._use(executor)
             try:
+                self._start()
                 self._work()
                 self._compare()
             except BaseException as error:
                 self._interrupted(error)
                 raise
-            return self._end(run_id, time.perf_counter() - start)
+            return self._end(time.perf_counter() - start)
+
+    def _use(self, executor: Overlapping) -> None:
+        """Have steps done by an executor that may do several at once; what it says is passed on in this thread."""
+        self._executor = executor
+        on_gpu = self.plan.measure.hardware.device == "cuda"
+        self._runner = Runner(self.plan.config, self.spool, self._told, executor=executor, on_gpu=on_gpu)
+        self._steps = Steps(self._ledger, self._runner)
+        self._time_left = TimeLeft(self.plan, executor.lanes)
 
     # The sweep's own run
 
-    def _begin(self) -> str:
-        config = self.plan.config
-        run_id = self.store.begin(
-            "sweep",
-            config.name,
-            params={
-                "models": list(dict.fromkeys(c.source.reference for c in self.plan.configurations)),
-                "precisions": list(dict.fromkeys(f"{c.precision.name}@{c.engine}" for c in self.plan.configurations)),
-                "repeats": config.repeats,
-                "seed": config.seed,
-                "hardware": self.plan.measure.hardware.label,
-            },
-            join=self._join,
-        )
+    def _start(self) -> None:
+        """Start the sweep's run; a store that is away is no reason not to measure."""
+        with suppress(OSError):
+            # Without it the same command can still log what waits.
+            self._record.write()
+        if not self._looked_up:
+            self._note("the store is away: what it holds cannot be looked up, so all of it is run; results wait in the spool")
+            return
+        try:
+            self._begin()
+        except StoreConfigError as error:
+            if not isinstance(error, StoreAwayError):
+                raise
+            self._note(f"{error}; results wait in the spool")
+        except StoreError as error:
+            self._note(f"{error}; results wait in the spool")
+
+    def _begin(self) -> None:
+        run_id = begin(self.store, self.plan, self._record.started_unix_s, self._join)
         self._ledger.sweep_run = run_id
-        planned = {c.key for c in self.plan.configurations}
+        self._record = replace(self._record, sweep_run=run_id)
+        with suppress(OSError):
+            self._record.write()
+        self._finish_earlier()
+        planned = {c.key for c in self.plan.configurations if c.run is None}
         for run in self.store.abandoned():
             # Those of this plan are gone on with instead.
             if run.run_id != run_id and run.tags.get(TAG.KEY) not in planned:
-                self.store.finish(run.run_id, failure=Reason.INTERRUPTED.value, message="whoever worked on it is gone")
-        self.store.log_text(run_id, config.model_dump_json(indent=2), "sweep.json")
+                self.store.give_up(run, "whoever worked on it is gone")
         self._log_plan(run_id)
-        return run_id
+
+    def _finish_earlier(self) -> None:
+        """Write the totals of earlier sweeps that ended while the store was away, once nothing of them waits any more."""
+        for record in records(self.spool):
+            if record.ended_at(self.store) and not record.waiting(self.spool):
+                if record.sweep_run is not None and record.end is not None:
+                    finish(self.store, record.sweep_run, record.end)
+                record.remove()
 
     def _log_plan(self, run_id: str) -> None:
         """Write what the sweep is made of, with the runs that stand for it, reused ones included."""
@@ -184,33 +237,35 @@ class SweepRun:
         environments = {"measure": self.plan.measure.to_json(), "quantize": self.plan.quantize.to_json()}
         self.store.log_text(run_id, json.dumps({"configurations": rows, "environments": environments}, indent=2), "plan.json")
 
-    def _end(self, run_id: str, wall_s: float) -> SweepOutcome:
-        entries = self._ledger.entries
+    def _end(self, wall_s: float) -> SweepOutcome:
+        entries, runner = self._ledger.entries, self._runner
         outcomes = tuple(_outcome(e) for e in entries if e.ended or e.failure or e.waiting)
-        failed = [o for o in outcomes if o.status == "failed"]
-        runner = self._runner
+        counts = {
+            "sweep/configurations": len(entries),
+            "sweep/finished": sum(o.status == "finished" for o in outcomes),
+            "sweep/reused": sum(o.status == "reused" for o in outcomes),
+            "sweep/failed": sum(o.status == "failed" for o in outcomes),
+            "sweep/wall_s": wall_s,
+            "sweep/prepare_s": runner.prepare_s,
+            "sweep/work_s": runner.work_s,
+            "sweep/engine_start_s": runner.engine_start_s,
+            "sweep/engine_starts": runner.engine_starts,
+        }
+        unlogged = sum(len(e.waiting) for e in entries)
+        self._record = replace(
+            self._record, end=End(counts, {o.name: o.failure for o in outcomes if o.failure is not None}, time.time())
+        )
         try:
-            self._log_plan(run_id)
-            counts = {
-                "sweep/configurations": len(entries),
-                "sweep/finished": sum(o.status == "finished" for o in outcomes),
-                "sweep/reused": sum(o.status == "reused" for o in outcomes),
-                "sweep/failed": len(failed),
-                "sweep/wall_s": wall_s,
-                "sweep/prepare_s": runner.prepare_s,
-                "sweep/work_s": runner.work_s,
-                "sweep/engine_start_s": runner.engine_start_s,
-                "sweep/engine_starts": runner.engine_starts,
-            }
-            reused = [o.name for o in outcomes if o.status == "reused"]
-            self.store.log(run_id, metrics=counts, tags={TAG.REUSED: ",".join(reused)} if reused else {})
-            message = "; ".join(f"{o.name}: {o.failure.reason}" for o in failed if o.failure)
-            self.store.finish(run_id, failure="configurations_failed" if failed else None, message=message)
+            self._log_end(outcomes, self._record.end)
+            is_logged = unlogged == 0 and all(e.ended for e in entries if e.failure)
         except StoreError as error:
             self._note(str(error))
-        unlogged = sum(len(e.waiting) for e in entries)
+            is_logged = False
+        with suppress(OSError):
+            self._record.remove() if is_logged else self._record.write()
+            tidy(self.spool)
         return SweepOutcome(
-            run_id,
+            self._ledger.sweep_run,
             outcomes,
             unlogged,
             wall_s=wall_s,
@@ -220,16 +275,32 @@ class SweepRun:
             engine_starts=runner.engine_starts,
         )
 
+    def _log_end(self, outcomes: tuple[ConfigurationOutcome, ...], end: End | None) -> None:
+        """Write how it ended, and end whatever else this process or a killed one left open."""
+        if self._ledger.sweep_run is None:
+            self._begin()
+        run_id = self._ledger.sweep_run
+        assert run_id is not None and end is not None
+        self._log_plan(run_id)
+        reused = [o.name for o in outcomes if o.status == "reused"]
+        if reused:
+            self.store.log(run_id, tags={TAG.REUSED: ",".join(reused)})
+        known = {run_id, *(e.run_id for e in self._ledger.entries if e.run_id)}
+        for run in (*self.store.own_leftovers(known), *self.store.abandoned()):
+            if run.run_id not in known:
+                self.store.give_up(run, "whoever began it did not end it")
+        finish(self.store, run_id, end)
+        # What waited of them has been logged by this one.
+        self._finish_earlier()
+
     def _interrupted(self, error: BaseException) -> None:
         """Say in the store that this sweep was cut off; what it finished stays, and the next one goes on from there."""
         message = " ".join(str(error).split()) or type(error).__name__
-        open_runs = [e.run_id for e in self._ledger.entries if e.run_id and not e.ended]
-        for run_id in [*open_runs, self._ledger.sweep_run]:
-            try:
-                if run_id is not None:
-                    self.store.finish(run_id, failure=Reason.INTERRUPTED.value, message=message)
-            except StoreError:
-                return
+        try:
+            for run in self.store.own_leftovers(()):
+                self.store.give_up(run, message)
+        except StoreError:
+            return
 
     # The work
 
@@ -241,17 +312,14 @@ class SweepRun:
         for entry in entries:
             if entry.ended:
                 self._ended(entry)
-        for repeat in range(self.plan.config.repeats):
-            for entry in entries:
-                if entry.ended or entry.failure:
-                    continue
-                self._advance(entry, repeat)
-                if entry.failure and self.plan.config.on_failure == "stop":
-                    self._note(f"{entry.planned.name} failed, and on_failure is stop")
-                    return
+        if self._executor is not None:
+            work_through(self, self._steps, entries, self.plan.config.repeats, self._executor)
+        else:
+            self._in_order()
+        self._leave_out([e for e in entries if not e.over])
         for entry in entries:
             # What a store that was away did not take.
-            if not entry.ended:
+            if entry.over and not entry.ended:
                 self._sync(entry)
 
     def _compare(self) -> None:
@@ -262,37 +330,70 @@ class SweepRun:
             except StoreError as error:
                 self._note(f"{error}; the same command compares {entry.planned.name} again")
 
-    def _advance(self, entry: Entry, repeat: int) -> None:
-        """Bring one configuration to the end of a repeat."""
+    def _leave_out(self, entries: list[Entry]) -> None:
+        """Say of configurations whose turn did not come that they are not worked on any more."""
+        for entry in entries:
+            with suppress(StoreError):
+                if entry.run_id is not None:
+                    self.store.finish(
+                        entry.run_id, failure=Reason.INTERRUPTED.value, message="another failed, and on_failure is stop"
+                    )
+
+    def _in_order(self) -> None:
+        """One step after another, until a failure stops the sweep."""
+        for repeat in range(self.plan.config.repeats):
+            for entry in self._ledger.entries:
+                if not entry.ended and not entry.failure and not self._advance(entry, repeat):
+                    return
+
+    def _advance(self, entry: Entry, repeat: int) -> bool:
+        """Bring one configuration to the end of a repeat; False when its failure stops the sweep."""
+        self.take_up(entry)
+        while not entry.over and (step := following(entry, repeat)) is not None:
+            results = self.guarded(entry, lambda step=step: self._steps.begin(entry, step)())  # type: ignore[misc]
+            if results is not None:
+                self.keep(entry, results)
+        return self.close(entry)
+
+    def take_up(self, entry: Entry) -> None:
+        """Bring a configuration to where earlier sweeps had left it, or fail what cannot work."""
         entry.collect(self.spool)
         self._sync(entry)
+        if not entry.ended:
+            entry.failure = impossible(entry)
+
+    def close(self, entry: Entry) -> bool:
+        """End a configuration of which nothing is left; False when the sweep is to stop because it failed."""
+        if entry.over:
+            if not entry.ended:
+                self._sync(entry)
+            self._ended(entry)
+        if entry.failure and self.plan.config.on_failure == "stop":
+            self._note(f"{entry.planned.name} failed, and on_failure is stop")
+            return False
+        return True
+
+    def waiting(self) -> None:
+        """Nothing to do but to tell and to show signs of life."""
+        self._told.pass_on()
+        self._notes.pass_on()
+        self._tick()
+
+    def guarded(self, entry: Entry, call: Callable[[], T]) -> T | None:
+        """Call; what is raised becomes the configuration's failure, and None is returned."""
         try:
-            if entry.planned.failure is not None:
-                raise StageError(entry.planned.failure.reason, entry.planned.failure.message)
-            self._run_stages(entry, repeat)
+            return call()
         except StageError as error:
-            entry.failure = Failure(error.reason, error.message)
+            entry.failure = Failure(error.reason, error.message, error.log_tail)
         except StoreError as error:
             entry.failure = Failure(Reason.DEPENDENCY, str(error))
-        if entry.failure or not entry.left():
-            self._sync(entry)
-            self._ended(entry)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other configurations go on
+            reason = advice.of_error(error) or Reason.INTERNAL
+            message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            entry.failure = Failure(reason, message[:1000], traceback.format_exc())
+        return None
 
-    def _run_stages(self, entry: Entry, repeat: int) -> None:
-        todo = [s for s in entry.left() if s.repeat == repeat]
-        if todo:
-            self._runner.prepare(entry.planned)
-        for stage in todo:
-            if stage.stage == "quantize":
-                self._keep(entry, [(stage, self._runner.quantize(entry.planned, stage))])
-        measuring = [s for s in todo if s.stage != "quantize"]
-        if measuring and not entry.failure:
-            evaluates = any(s.stage == "evaluate" for s in measuring)
-            against = self._ledger.reference(entry) if evaluates else NOTHING
-            results = self._runner.measure(entry.planned, measuring, self._ledger.checkpoint(entry), against)
-            self._keep(entry, list(zip(measuring, results, strict=True)))
-
-    def _keep(self, entry: Entry, results: list[Any]) -> None:
+    def keep(self, entry: Entry, results: Results) -> None:
         for stage, spooled in results:
             entry.waiting.append((stage, spooled))
             entry.failure = entry.failure or spooled.result.failure
@@ -304,21 +405,26 @@ class SweepRun:
             self._ledger.write(entry)
         except StoreError as error:
             self._note(f"{error}; results wait in the spool")
+        except Exception as error:  # noqa: BLE001 - one configuration's result is no reason to lose the others'
+            line = " ".join(str(error).split())[:300]
+            self._note(f"{entry.planned.name} cannot be logged: {type(error).__name__}: {line}; results wait in the spool")
 
     # Telling
 
     def _progress(self, name: str, stage: str, progress: Progress) -> None:
         self._time_left.progress(name, stage, progress)
-        self._step_left.progress(name, stage, progress)
+        self._step_left[name].progress(name, stage, progress)
         kind: EventKind = "stage" if progress.step == "start" else "progress"
-        self._emit(kind, name, stage=stage, progress=progress, step_left_s=self._step_left.left_s())
+        self._emit(kind, name, stage=stage, progress=progress, step_left_s=self._step_left[name].left_s())
 
     def _tick(self) -> None:
-        if time.monotonic() - self._beat_s > _HEARTBEAT_S:
+        beating = self._beat is not None and self._beat.is_alive()
+        if time.monotonic() - self._beat_s > _HEARTBEAT_S and not beating:
             self._beat_s = time.monotonic()
-            self.store.heartbeat(
-                [r for r in (self._ledger.sweep_run, *(e.run_id for e in self._ledger.entries if not e.ended)) if r]
-            )
+            run_ids = [r for r in (self._ledger.sweep_run, *(e.run_id for e in self._ledger.entries if not e.ended)) if r]
+            # Beside the work: a store that is slow or away must not keep anybody from watching the worker.
+            self._beat = Thread(target=self.store.heartbeat, args=(run_ids,), daemon=True)
+            self._beat.start()
 
     def _ended(self, entry: Entry) -> None:
         self._time_left.ended(entry.planned.name)
@@ -332,12 +438,61 @@ class SweepRun:
     def _emit(self, kind: EventKind, configuration: str, **values: Any) -> None:
         entries = self._ledger.entries
         done = sum(e.ended or e.failure is not None for e in entries)
-        self._on_event(Event(kind, configuration, done=done, total=len(entries), left_s=self._time_left.left_s(), **values))
+        self._on_event(
+            Event(
+                kind,
+                configuration,
+                done=done,
+                total=len(entries),
+                left_s=self._time_left.left_s(),
+                at_once=self._executor.lanes if self._executor is not None else 1,
+                **values,
+            )
+        )
 
 
 def _outcome(entry: Entry) -> ConfigurationOutcome:
     status: Status = "failed" if entry.failure else "reused" if entry.planned.run else "finished"
     return ConfigurationOutcome(entry.planned.name, status, entry.run_id, entry.failure)
+
+
+def begin(store: Store, plan: Plan, started_unix_s: float, join: str | None = None) -> str:
+    """Start a sweep's run, with the sweep file, and return its id.
+
+    Raises:
+        StoreError: the store is away.
+    """
+    config = plan.config
+    run_id = store.begin(
+        "sweep",
+        config.name,
+        params={
+            "models": list(dict.fromkeys(c.source.reference for c in plan.configurations)),
+            "precisions": list(dict.fromkeys(f"{c.precision.name}@{c.engine}" for c in plan.configurations)),
+            "repeats": config.repeats,
+            "seed": config.seed,
+            "hardware": plan.measure.hardware.label,
+            "executor": config.executor.name,
+        },
+        start_unix_s=started_unix_s,
+        join=join,
+    )
+    store.log_text(run_id, config.model_dump_json(indent=2), "sweep.json")
+    return run_id
+
+
+def finish(store: Store, run_id: str, end: End) -> None:
+    """Write a sweep's totals on its run, and end it.
+
+    Raises:
+        StoreError: the store is away.
+    """
+    # A sweep of another machine may have taken it for abandoned.
+    tags = store.get(run_id).tags
+    store.untag(run_id, [tag for tag in (TAG.FAILURE, TAG.FAILURE_MESSAGE) if tag in tags])
+    store.log(run_id, metrics=end.metrics)
+    message = "; ".join(f"{name}: {failure.reason}" for name, failure in end.failures.items())
+    store.finish(run_id, failure="configurations_failed" if end.failures else None, message=message, end_unix_s=end.ended_unix_s)
 
 
 @contextmanager
@@ -356,6 +511,7 @@ def alone(spool: Spool) -> Iterator[None]:
         ) from None
     try:
         spool.sweep_drafts()
+        tidy(spool)
         yield
     finally:
         lock.release()

@@ -55,43 +55,58 @@ class TimeLeft:
 
     Args:
         plan: what is to be done.
+        lanes: how many configurations are worked on at once, when enough are left.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, lanes: int = 1) -> None:
+        self._lanes = lanes
         self._estimates: dict[tuple[str, str], float] = {(c.name, s.stage): 0.0 for c in plan.configurations for s in c.stages}
         for c in plan.configurations:
             for s in c.stages:
                 if s.to_run and c.run is None and c.failure is None:
                     self._estimates[c.name, s.stage] += s.estimate_s
         self._spent: dict[tuple[str, str], float] = {}
-        self._current: tuple[str, str] | None = None
-        self._entered = time.monotonic()
+        self._current: dict[str, tuple[str, float]] = {}
 
     def progress(self, name: str, stage: str, _: Progress) -> None:
         """A stage reports."""
-        if (name, stage) != self._current:
-            self._leave()
-            self._current, self._entered = (name, stage), time.monotonic()
+        if self._lanes == 1:
+            for other in [n for n in self._current if n != name]:
+                self._leave(other)
+        if name not in self._current or self._current[name][0] != stage:
+            self._leave(name)
+            self._current[name] = (stage, time.monotonic())
 
     def ended(self, name: str) -> None:
         """A configuration has nothing left to do."""
-        self._leave()
+        if self._lanes == 1:
+            for other in list(self._current):
+                self._leave(other)
+        self._leave(name)
         for key in self._estimates:
             if key[0] == name and key not in self._spent:
                 self._estimates[key] = 0.0
 
-    def _leave(self) -> None:
-        if self._current is not None:
-            self._spent[self._current] = self._spent.get(self._current, 0.0) + time.monotonic() - self._entered
-            self._current = None
+    def _leave(self, name: str) -> None:
+        if name in self._current:
+            stage, entered_s = self._current.pop(name)
+            self._spent[name, stage] = self._spent.get((name, stage), 0.0) + time.monotonic() - entered_s
 
     def left_s(self) -> float:
         """Wall seconds to the end."""
-        left = sum(e * self._factor(k[1]) for k, e in self._estimates.items() if k not in self._spent and k != self._current)
-        if self._current is not None and self._current in self._estimates:
-            expected = self._estimates[self._current] * self._factor(self._current[1])
-            left += max(0.0, expected - (time.monotonic() - self._entered))
-        return left
+        running = {(name, stage): entered_s for name, (stage, entered_s) in self._current.items()}
+        left = 0.0
+        longest: dict[str, float] = {}
+        for key, estimate in self._estimates.items():
+            if key in self._spent and key not in running:
+                continue
+            expected = estimate * self._factor(key[1])
+            if key in running:
+                expected = max(0.0, expected - (time.monotonic() - running[key]))
+            left += expected
+            longest[key[0]] = longest.get(key[0], 0.0) + expected
+        # The steps of one configuration come one after another however many lanes there are.
+        return max(left / self._lanes, max(longest.values(), default=0.0))
 
     def _factor(self, stage: str) -> float:
         """How much longer such stages took than estimated; all stages together where none of the kind has ended yet."""

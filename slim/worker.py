@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from slim import advice, files, metrics, models, precisions
 from slim import checkpoint as checkpoints
-from slim import files, metrics, models, precisions
 from slim.config import EvaluateConfig, ProfileConfig, QuantizeConfig
 from slim.device import MIB, Device, Sampler, open_device
 from slim.engines import Engine, EngineSpec, open_engine
@@ -32,7 +34,13 @@ from slim.serving.answers import Answer
 from slim.stats import integrate
 
 LOG_TAIL_LINES = 40
+LOG_TAIL_BYTES = 1 << 16
+FAILURE_FILE = "failure.json"
+"""In the job's directory: why a worker ended, where it could not say so in the spool."""
+NO_ROOM = 28
+"""Exit status of a worker that could not even write that."""
 _PROGRESS_INTERVAL_S = 0.2
+_VAGUE = frozenset({Reason.ENGINE_START, Reason.ENGINE_CRASH, Reason.INTERNAL, Reason.EVALUATION, Reason.MODEL_UNAVAILABLE})
 
 
 class ProgressFile:
@@ -72,19 +80,19 @@ class ProgressFile:
 def failure_of(error: BaseException, stage: Stage | None) -> Failure:
     """Translate what a stage raised into a typed failure."""
     message = " ".join(str(error).split()) or type(error).__name__
+    shown = advice.of_error(error)
     match error:
         case StageError():
-            reason = error.reason
+            # Engines cannot know every way in which memory, disk or driver give out.
+            reason = shown if shown is not None and error.reason in _VAGUE else error.reason
         case ModelError():
             reason = Reason.MODEL_UNAVAILABLE
         case ConfigError() | UserError():
             reason = Reason.EVALUATION if stage == "evaluate" else Reason.UNSUPPORTED_SCHEME
-        case MemoryError():
-            reason = Reason.OUT_OF_MEMORY
+        case _ if shown is not None:
+            reason, message = shown, f"{type(error).__name__}: {message}"
         case ModuleNotFoundError():
             reason = Reason.MISSING_PACKAGE
-        case _ if type(error).__name__ == "OutOfMemoryError":
-            reason = Reason.OUT_OF_MEMORY
         case _:
             reason, message = Reason.INTERNAL, f"{type(error).__name__}: {message}"
     return Failure(reason, redact(message)[:1000])
@@ -255,16 +263,17 @@ def run_job(job: Job, job_dir: Path) -> None:
             work.engine = open_engine(_spec(job, work.served))
             opening["timing/engine_start_s"] = time.perf_counter() - start
         while pending:
-            order = pending.pop(0)
+            order = pending[0]
             progress.enter(order.stage)
             result = _run_order(work, order, spool, job_dir, opening)
+            pending.remove(order)
             opening = {}
-            if result.failure is not None and result.failure.reason is Reason.ENGINE_CRASH:
-                raise StageError(Reason.ENGINE_CRASH, result.failure.message)
+            if result.failure is not None and result.failure.reason in (Reason.ENGINE_CRASH, Reason.DRIVER):
+                raise StageError(result.failure.reason, result.failure.message)
     except Exception as error:
-        traceback.print_exc()
         if not job.orders:
             raise
+        traceback.print_exc()
         for order in pending:
             now = time.time()
             failed = StageResult(
@@ -350,11 +359,16 @@ def _finish(draft: Draft, result: StageResult, job_dir: Path) -> None:
 
 
 def tail(log: Path) -> str:
-    """Return the last lines of a log; empty when there is none."""
+    """Return the last lines of a log, as much of them as can be shown; empty when there is none."""
     try:
-        return redact("\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]))
-    except FileNotFoundError:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
         return ""
+    # Whatever a worker printed must be fit for a database and a page.
+    lines = ("".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line[-500:]) for line in text.splitlines())
+    return redact("\n".join(list(lines)[-LOG_TAIL_LINES:]))
 
 
 def die_with_parent() -> None:
@@ -364,16 +378,39 @@ def die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
+def orphaned(job_dir: Path) -> bool:
+    """Whether whoever started this worker is gone: it may have been killed before this process could ask to die with it."""
+    started_by = job_dir.name.partition("-")[0]
+    if not started_by.isdigit() or os.getppid() == int(started_by):
+        return False
+    try:
+        # An interpreter may be a script that starts the real one, so that the parent is somebody else.
+        return bool(psutil.Process(int(started_by)).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
 def main(arguments: list[str]) -> int:
     """Run the job of the directory that is named."""
     die_with_parent()
+    job_dir = Path(arguments[0])
+    if orphaned(job_dir):
+        return 1
     # Said either way, since tokenizers warns at each fork otherwise; none of ours goes on to tokenize.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     # NVML numbers GPUs by bus id; CUDA does so only when told.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    job_dir = Path(arguments[0])
-    run_job(Job.read(job_dir / "job.json"), job_dir)
+    try:
+        run_job(Job.read(job_dir / "job.json"), job_dir)
+    except Exception as error:  # noqa: BLE001 - said in a way that the parent can read
+        traceback.print_exc()
+        failure = failure_of(error, None)
+        try:
+            (job_dir / FAILURE_FILE).write_text(json.dumps([failure.reason, failure.message]), encoding="utf-8")
+        except OSError:
+            return NO_ROOM
+        return 1
     return 0
 
 

@@ -88,3 +88,15 @@ def test_a_second_result_of_the_same_key_replaces_the_first(tmp_path: Path) -> N
     found = spool.find(RESULT.key)
     assert found is not None
     assert found.result.params == {"dtype": "float16"}
+
+
+def test_pieces_of_a_worker_that_was_killed_just_after_it_finished_go_with_its_result(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    with spool.writing(RESULT.key) as draft:
+        draft.finish(RESULT)
+    with spool.pieces(RESULT.key).writing("task0"):
+        pass
+    spool.discard(RESULT.key)
+    assert spool.pieces(RESULT.key).find("task0") is not None
+    spool.done(RESULT.key)
+    assert not spool.pieces(RESULT.key).root.exists()

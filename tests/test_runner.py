@@ -16,7 +16,7 @@ from slim.runner import Runner
 
 PLANNED: Any = SimpleNamespace(
     name="m/bf16@vllm",
-    source=SimpleNamespace(reference="m"),
+    source=SimpleNamespace(reference="m", fingerprint="sha256:1"),
     precision=SimpleNamespace(name="bf16"),
     engine="vllm",
     options={},

@@ -58,6 +58,21 @@ def test_a_stage_that_took_twice_as_long_doubles_the_others_of_its_kind(clock: S
     assert left.left_s() == 0
 
 
+def test_lanes_share_what_is_left_but_not_one_configurations_stages(clock: SimpleNamespace) -> None:
+    alike = plan(**{name: {"profile": 10.0} for name in "abcd"})
+    left = TimeLeft(alike, lanes=2)
+    assert left.left_s() == 20
+    for name in "ab":
+        left.progress(name, "profile", Progress("start", 0, None))
+    clock.s = 5.0
+    assert left.left_s() == (5 + 5 + 10 + 10) / 2
+    clock.s = 10.0
+    left.ended("a")
+    left.ended("b")
+    assert left.left_s() == 10
+    assert TimeLeft(plan(a={"quantize": 30.0, "profile": 20.0}, b={"profile": 1.0}), lanes=4).left_s() == 50
+
+
 def test_a_steps_own_rate_tells_when_it_ends(clock: SimpleNamespace) -> None:
     left = StepLeft()
     for second in range(11):

@@ -403,3 +403,49 @@ class TimeoutsConfig(Section):
     quantize_s: Seconds = 4 * 3600.0
     profile_s: Seconds = 2 * 3600.0
     evaluate_s: Seconds = 12 * 3600.0
+
+
+class ExecutorConfig(Section):
+    """Where workers run. In a sweep file also just its name.
+
+    Attributes:
+        name: ``local``, one worker after another on this machine, or ``ray``, on the nodes of a Ray cluster, several at once.
+        address: of a running cluster (``host:port``, or ``auto`` for one on this machine); None starts one on this machine that ends
+            with the sweep.
+        gpus: that each configuration is measured on; None is ``engines.vllm.tensor_parallel_size``, or 0 where no node has a GPU.
+        quantize_gpus: that a checkpoint is made on; 0 where no node has a GPU.
+        overlap: profile several configurations at once on a host, each on GPUs and cores of its own; else one at a time, with
+            quantizing and evaluating on the other GPUs beside it.
+        pin: give each worker the cores that belong to its GPUs.
+        retries: times that work is begun again elsewhere when its node is lost; stages that fail are not tried again.
+        timeout_s: how long the cluster may take to answer, and to have a node that fits when one was lost.
+        resources: further Ray resources of every worker, to choose among the nodes: ``{"accelerator_type:H100": 0.001}``.
+    """
+
+    name: Literal["local", "ray"] = "local"
+    address: Name | None = None
+    gpus: Annotated[int, Field(ge=0)] | None = None
+    quantize_gpus: Annotated[int, Field(ge=0)] = 1
+    overlap: bool = False
+    pin: bool = True
+    retries: Annotated[int, Field(ge=0, le=100)] = 2
+    timeout_s: Seconds = 30.0
+    resources: dict[Name, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.name == "local":
+            given = sorted(field for field in self.model_fields_set - {"name"} if getattr(self, field) != _default(self, field))
+            if given:
+                raise ValueError(f"{given[0]} needs name: ray; the local executor runs one worker after another on this machine")
+        if self.address is not None and self.address != "auto":
+            host, colon, port = self.address.rpartition(":")
+            if not colon or not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
+                raise ValueError(
+                    f"address {self.address!r}; allowed: host:port of a cluster that this machine belongs to, or auto"
+                )
+        return self
+
+
+def _default(section: Section, field: str) -> Any:
+    return type(section).model_fields[field].default

@@ -12,6 +12,7 @@ from slim.config.sections import (
     ComparisonConfig,
     EnginesConfig,
     EvaluateConfig,
+    ExecutorConfig,
     InterpretersConfig,
     ModelEntry,
     Name,
@@ -45,6 +46,7 @@ class SweepConfig(Section):
         on_failure: ``continue`` with the other configurations, or ``stop``.
         interpreters: Python of the workers.
         timeouts: of the workers.
+        executor: where workers run, or just its name.
     """
 
     name: Name = "sweep"
@@ -61,6 +63,12 @@ class SweepConfig(Section):
     on_failure: Literal["continue", "stop"] = "continue"
     interpreters: InterpretersConfig = InterpretersConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
+    executor: ExecutorConfig = ExecutorConfig()
+
+    @field_validator("executor", mode="before")
+    @classmethod
+    def _executor_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
     @field_validator("models", mode="before")
     @classmethod
@@ -93,6 +101,13 @@ class SweepConfig(Section):
         if len(set(entries)) != len(entries):
             raise ValueError(
                 f"models names one twice: {', '.join(sorted({m for m, _ in entries if [i for i, _ in entries].count(m) > 1}))}"
+            )
+        spread = self.engines.vllm.tensor_parallel_size
+        gpus = self.executor.gpus
+        # One and none are the same to a CPU.
+        if gpus is not None and max(gpus, 1) < spread and any(e == "vllm" for _, e in pairs):
+            raise ValueError(
+                f"executor.gpus {gpus} is below engines.vllm.tensor_parallel_size {spread}; allowed: {spread} or more, or null"
             )
         if self.profile is not None:
             need = self.profile.input_tokens + self.profile.output_tokens
@@ -156,6 +171,8 @@ class SweepConfig(Section):
             ConfigError: as `parse`.
         """
         values = dict(base or {})
+        if isinstance(values.get("executor"), str) and any(field.startswith("executor.") for field in overrides):
+            values["executor"] = {"name": values["executor"]}
         for field, value in overrides.items():
             values = _replaced(values, field.split("."), value)
         return cls.parse(values, source)

@@ -37,16 +37,17 @@ def open_study(run_id: str, tracking_uri: str | None) -> Store:
     try:
         run = store.get(run_id)
     except NotStoredError:
-        raise ConfigError(f"study {run_id!r}: there is no such run in {uri}; `study` prints the id of its run") from None
+        raise ConfigError(
+            f"study {run_id!r}: there is no such run in {store.address}; `study` prints the id of its run"
+        ) from None
     if run.kind != "study":
         what = f"a run of kind {run.kind!r}" if run.kind else "not a run of this program"
         raise ConfigError(f"study {run_id!r} is {what}; allowed: the id that `study` prints")
     if run.status != "FINISHED":
         raise ConfigError(f"study {run_id!r} is {run.status}; run the study again")
     with translated("looking up the experiment"):
-        store.experiment_id = store.client.get_run(run_id).info.experiment_id
-        store.experiment = str(store.client.get_experiment(store.experiment_id).name)
-    return store
+        experiment_id = store.client.get_run(run_id).info.experiment_id
+        return Store(uri, str(store.client.get_experiment(experiment_id).name), store.client, experiment_id)
 
 
 def read(

@@ -1,7 +1,7 @@
 """The tracking store (MLflow): the only package, with `slim.registry`, that imports mlflow."""
 
 from slim.store.bulk import Snapshot
-from slim.store.connection import default_tracking_uri
+from slim.store.connection import check_address, default_tracking_uri, shown
 from slim.store.contract import SCHEMA, TAG, Kind, StoredRun
 from slim.store.keeping import keep
 from slim.store.reading import Reader
@@ -15,8 +15,10 @@ __all__ = [
     "Snapshot",
     "Store",
     "StoredRun",
+    "check_address",
     "default_tracking_uri",
     "experiment_of",
     "explain_run",
     "keep",
+    "shown",
 ]

@@ -56,7 +56,7 @@ def write(client: Any, experiment_id: str, run_id: str, source: Path, *, name: s
                 client.log_model_artifacts(model.model_id, str(source))
                 client.log_model_artifacts(model.model_id, aside)
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-    except Exception:
+    except BaseException:
         client.delete_logged_model(model.model_id)
         raise
     return str(model.model_id)

@@ -4,16 +4,19 @@ import logging
 import os
 import sqlite3
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from slim.errors import StoreConfigError, StoreError
-from slim.redaction import redact
+from slim.errors import StoreAwayError, StoreConfigError, StoreError
+from slim.redaction import HIDDEN, redact
 
 _SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
+_MADE_BY_ANOTHER = ("alembic_version", "already exists")
+_MAKING_S = (1.0, 2.0, 4.0)
 _ALLOWED = "sqlite:///<absolute path>, http(s)://<server>, or another database that MLflow takes"
 
 
@@ -99,6 +102,7 @@ def open_client(tracking_uri: str) -> Any:
     """Return an `MlflowClient` for the store; its database is made when absent.
 
     Raises:
+        StoreAwayError: a server or a database does not answer, or answers errors.
         StoreConfigError: it cannot be opened.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -113,9 +117,58 @@ def open_client(tracking_uri: str) -> Any:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     logging.getLogger("alembic").setLevel(logging.ERROR)
     try:
-        client = MlflowClient(tracking_uri=tracking_uri)
-        client.search_experiments(max_results=1)
+        path = sqlite_path(tracking_uri)
+        if path is not None and not path.exists():
+            _make_database(path)
+        for wait_s in _MAKING_S:
+            try:
+                return _answering(MlflowClient(tracking_uri=tracking_uri))
+            except Exception as error:
+                # Another process has just made the tables of an empty database, for which MLflow keeps no order.
+                if path is not None or not any(said in str(error) for said in _MADE_BY_ANOTHER):
+                    raise
+                time.sleep(wait_s)
+        return _answering(MlflowClient(tracking_uri=tracking_uri))
     except Exception as error:
         line = redact(" ".join(str(error).split()))[:200]
-        raise StoreConfigError(f"tracking store {redact(tracking_uri)!r} cannot be opened: {line}") from error
+        kind = StoreAwayError if _is_away(tracking_uri, error) else StoreConfigError
+        raise kind(f"tracking store {redact(tracking_uri)!r} cannot be opened: {line}") from error
+
+
+def _answering(client: Any) -> Any:
+    """The client, once the store has answered it."""
+    client.search_experiments(max_results=1)
     return client
+
+
+def _make_database(path: Path) -> None:
+    """Make a SQLite store aside and then give it its name: one whose making is cut off could never be opened again."""
+    from mlflow.tracking import MlflowClient
+
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".slim-store-") as directory:
+        made, whole = Path(directory) / "made.db", Path(directory) / "whole.db"
+        MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
+        # A copy that nobody has open.
+        with closing(sqlite3.connect(made)) as source, closing(sqlite3.connect(whole)) as target:
+            source.backup(target)
+        # Whoever else makes it at this moment makes the same.
+        with suppress(FileExistsError):
+            os.link(whole, path)
+
+
+def shown(tracking_uri: str) -> str:
+    """Return an address as it may be shown and kept: without user name and password."""
+    return redact(tracking_uri).replace(f"{HIDDEN}@", "")
+
+
+def _is_away(tracking_uri: str, error: Exception) -> bool:
+    """Whether an address that does not open may do so later: nobody answers, or with an error of the server's own."""
+    if tracking_uri.startswith("http"):
+        # MLflow gives up on connections, timeouts and 5xx with these words.
+        return any(
+            words in str(error) for words in ("Max retries exceeded", "error code 5", "failed with exception", "timed out")
+        )
+    return not tracking_uri.startswith("sqlite") and any(
+        words in str(error)
+        for words in ("Connection refused", "could not connect", "timeout expired", "starting up", "shutting down")
+    )

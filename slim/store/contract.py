@@ -29,6 +29,7 @@ class TAG:
     STAGE_RUNS = "slim.stage_runs"
     REPEAT = "slim.repeat"
     REUSED = "slim.reused"
+    RETRIED = "slim.retried"
     HOST = "slim.host"
     PID = "slim.pid"
     HEARTBEAT = "slim.heartbeat"

@@ -3,6 +3,7 @@
 import contextlib
 import re
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -11,14 +12,14 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
 from slim import files
-from slim.errors import NotStoredError, StoreConfigError
-from slim.redaction import HIDDEN, redact
+from slim.errors import NotStoredError, StoreAwayError, StoreConfigError
 from slim.store import bulk, checkpoints, tables
 from slim.store.bulk import Snapshot
-from slim.store.connection import check_address, open_client, sqlite_path, translated
+from slim.store.connection import check_address, open_client, shown, sqlite_path, translated
 from slim.store.contract import SCHEMA, TAG, Kind, StoredRun
 
 _PAGE = 1000
+_ASK_AGAIN_S = 30.0
 
 
 class Reader:
@@ -27,20 +28,61 @@ class Reader:
     Args:
         tracking_uri: checked by `Store.open`.
         experiment: name.
-        client: MLflow's.
-        experiment_id: None while the experiment does not exist; `ensure_experiment` makes it.
+        client: MLflow's; None opens it when it is first needed.
+        experiment_id: of the experiment.
     """
 
     def __init__(self, tracking_uri: str, experiment: str, client: Any, experiment_id: str | None) -> None:
         self.tracking_uri = tracking_uri
         self.experiment = experiment
-        self.client = client
-        self.experiment_id = experiment_id
+        self._client = client
+        self._experiment_id = experiment_id
+        self._away: StoreAwayError | None = None
+        self._away_s = 0.0
+
+    @property
+    def client(self) -> Any:
+        """MLflow's client; opened now where nobody answered before.
+
+        Raises:
+            StoreError: still nobody answers.
+        """
+        if self._client is None:
+            if self._away is not None and time.monotonic() - self._away_s < _ASK_AGAIN_S:
+                raise self._away
+            try:
+                opened = type(self).open(self.tracking_uri, self.experiment)
+            except StoreAwayError as error:
+                # Asking takes its time, and a sweep asks often.
+                self._away, self._away_s = error, time.monotonic()
+                raise
+            assert opened is not None
+            self._client, self._experiment_id = opened._client, opened._experiment_id
+        return self._client
+
+    @property
+    def experiment_id(self) -> str | None:
+        """MLflow's id of the experiment.
+
+        Raises:
+            StoreError: as `client`.
+        """
+        return self._experiment_id if self.client is not None else None
+
+    @classmethod
+    def later(cls, tracking_uri: str, experiment: str) -> Self:
+        """Return a store that nobody answers for yet; it is opened, and made where it is not there, when it is first needed.
+
+        Args:
+            tracking_uri: address.
+            experiment: name.
+        """
+        return cls(check_address(tracking_uri), experiment, None, None)
 
     @property
     def address(self) -> str:
         """The store's address as it may be shown: without user name and password."""
-        return redact(self.tracking_uri).replace(f"{HIDDEN}@", "")
+        return shown(self.tracking_uri)
 
     @classmethod
     def open(cls, tracking_uri: str, experiment: str, *, create: bool = True) -> Self | None:
@@ -52,7 +94,8 @@ class Reader:
             create: make database and experiment when absent; otherwise return None where there is nothing to read.
 
         Raises:
-            StoreConfigError: it cannot be reached or written, or the experiment was deleted.
+            StoreAwayError: nobody answers.
+            StoreConfigError: it cannot be written, or the experiment was deleted.
         """
         address = check_address(tracking_uri)
         path = sqlite_path(address)
@@ -72,7 +115,7 @@ class Reader:
             location = (path.parent / "mlartifacts" / _folder(experiment)).as_uri() if path is not None else None
             _check_writable(location, experiment)
             with translated(f"making experiment {experiment!r}"):
-                experiment_id = client.create_experiment(experiment, artifact_location=location)
+                experiment_id = _made(client, experiment, location)
         else:
             if create:
                 _check_writable(found.artifact_location, experiment)
@@ -200,6 +243,17 @@ class Reader:
                     )
                     Path(fetched).replace(target)
         return target
+
+
+def _made(client: Any, experiment: str, location: str | None) -> str:
+    """Make an experiment, unless somebody else did a moment ago."""
+    try:
+        return str(client.create_experiment(experiment, artifact_location=location))
+    except MlflowException:
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            raise
+        return str(found.experiment_id)
 
 
 def _check_writable(location: str | None, experiment: str) -> None:

@@ -1,32 +1,39 @@
 """Writing runs. One process writes; every call is complete by itself."""
 
+import contextlib
 import getpass
 import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 from mlflow.entities import Dataset as MlflowDataset
 from mlflow.entities import DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 
+from slim import advice, provenance
 from slim import metrics as metric_table
-from slim import provenance
+from slim.errors import StoreError
 from slim.jobs import Spooled
-from slim.records import Dataset
+from slim.records import Dataset, Failure
 from slim.redaction import redact, redacted, scrub
 from slim.store import checkpoints
 from slim.store.connection import check_address, open_client, translated
-from slim.store.contract import SCHEMA, TAG, Kind, StoredRun
+from slim.store.contract import SCHEMA, STAGES, TAG, Kind, StoredRun
 from slim.store.reading import Reader
 
 STALE_S = 600.0
 """A run without a heartbeat for this long, on another host, counts as abandoned."""
 
 _TEXTS = {".log", ".txt", ".json", ".jsonl", ".md", ".csv", ".html"}
+RESUMED = "resumed."
+"""Beginning of the params that say which sweeps went on with a configuration's run, in order."""
+
+_NOTE_CHARS = 4000
 
 
 class Store(Reader):
@@ -120,7 +127,9 @@ class Store(Reader):
                 self.client.delete_tag(run_id, tag)
 
     def log_artifacts(self, run_id: str, directory: Path, path: str | None = None) -> None:
-        """Copy the files of a directory into the run's artifacts, secrets taken out of those that are text."""
+        """Copy the files of a directory, if it is there, into the run's artifacts, secrets taken out of those that are text."""
+        if not directory.is_dir():
+            return
         for file in directory.rglob("*"):
             if file.suffix in _TEXTS:
                 scrub(file)
@@ -133,13 +142,36 @@ class Store(Reader):
         with translated(f"writing artifact {path} of run {run_id}"):
             self.client.log_text(run_id, redact(text), path)
 
-    def finish(self, run_id: str, *, failure: str | None = None, message: str = "", end_unix_s: float | None = None) -> None:
-        """End a run: FINISHED, or FAILED with a typed reason; ``interrupted`` ends it as KILLED."""
+    def finish(
+        self, run_id: str, *, failure: str | None = None, message: str = "", note: str = "", end_unix_s: float | None = None
+    ) -> None:
+        """End a run: FINISHED, or FAILED with a typed reason; ``interrupted`` ends it as KILLED.
+
+        Args:
+            run_id: the run.
+            failure: reason; None ends it well.
+            message: one line about it.
+            note: description of a run that failed, as Markdown.
+            end_unix_s: when the work ended; None is now.
+        """
         if failure:
-            self.log(run_id, tags={TAG.FAILURE: failure, TAG.FAILURE_MESSAGE: message[:1000]})
+            self.log(
+                run_id,
+                tags={
+                    TAG.FAILURE: failure,
+                    TAG.FAILURE_MESSAGE: message[:1000],
+                    **({TAG.NOTE: note[:_NOTE_CHARS]} if note else {}),
+                },
+            )
         status = "FINISHED" if not failure else "KILLED" if failure == "interrupted" else "FAILED"
         with translated(f"ending run {run_id}"):
             self.client.set_terminated(run_id, status, None if end_unix_s is None else int(1000 * end_unix_s))
+
+    def fail(self, run_id: str, failure: Failure, end_unix_s: float | None = None) -> None:
+        """End a run with a failure: reason and message as tags; as description also what to do about it, and the log's end."""
+        self.finish(
+            run_id, failure=failure.reason.value, message=failure.message, note=advice.describe(failure), end_unix_s=end_unix_s
+        )
 
     def log_stage(
         self,
@@ -192,13 +224,11 @@ class Store(Reader):
             self.log_datasets(run_id, result.datasets)
             self.log_artifacts(run_id, spooled.artifacts)
             failure = result.failure
-            self.finish(
-                run_id,
-                failure=failure.reason.value if failure else None,
-                message=failure.message if failure else "",
-                end_unix_s=result.ended_unix_s,
-            )
-        except Exception:
+            if failure is None:
+                self.finish(run_id, end_unix_s=result.ended_unix_s)
+            else:
+                self.fail(run_id, failure, end_unix_s=result.ended_unix_s)
+        except BaseException:
             self._undo(run_id, keep=join is not None)
             raise
         return self.get(run_id)
@@ -256,14 +286,31 @@ class Store(Reader):
 
     def _undo(self, run_id: str, keep: bool) -> None:
         """Remove a run that could not be written whole, as far as the store still answers."""
-        try:
-            for model_id in self.get(run_id).model_ids:
-                self.client.delete_logged_model(model_id)
+        # The first error is the one to report, and the store may be away; then `own_leftovers` finds it later.
+        with contextlib.suppress(Exception):
+            self._remove_models(run_id)
             self.client.set_terminated(run_id, "FAILED")
             if not keep:
                 self.client.delete_run(run_id)
-        except Exception:  # noqa: BLE001 - the first error is the one to report, and the store may be away
-            return
+
+    def _remove_models(self, run_id: str) -> None:
+        """Remove the LoggedModels that a run began to write."""
+        assert self.experiment_id is not None
+        for model in self.client.search_logged_models([self.experiment_id], filter_string=f"source_run_id = '{run_id}'"):
+            self.client.delete_logged_model(model.model_id)
+
+    def give_up(self, run: StoredRun, message: str) -> None:
+        """End a run that nobody writes any more; a stage's, which is written in one go, is removed with what it left half-written.
+
+        Raises:
+            StoreError: the store is away.
+        """
+        self.finish(run.run_id, failure="interrupted", message=message)
+        if run.kind in STAGES:
+            with translated(f"removing run {run.run_id}"):
+                self._remove_models(run.run_id)
+                if TAG.PARENT in run.tags:
+                    self.client.delete_run(run.run_id)
 
     # Liveness
 
@@ -290,6 +337,16 @@ class Store(Reader):
             run for run in self.search(f"attributes.status = 'RUNNING' and tags.`{TAG.SCHEMA}` = '{SCHEMA}'") if not _alive(run)
         ]
 
+    def own_leftovers(self, known: Container[str]) -> list[StoredRun]:
+        """Return runs that this process began, that say RUNNING, and that it does not know of: their beginning came with an error.
+
+        Args:
+            known: ids of the runs that it works on.
+        """
+        own = self.liveness()[TAG.PID]
+        query = f"attributes.status = 'RUNNING' and tags.`{TAG.PID}` = '{own}' and tags.`{TAG.HOST}` = '{socket.gethostname()}'"
+        return [run for run in self.search(query) if run.run_id not in known]
+
     def find_interrupted(self, kind: Kind, key: str) -> StoredRun | None:
         """Return the newest run of that kind and key that was cut off: abandoned, or ended as interrupted."""
         query = f"tags.`{TAG.KIND}` = '{kind}' and tags.`{TAG.KEY}` = '{key}' and attributes.status != 'FINISHED'"
@@ -298,14 +355,30 @@ class Store(Reader):
                 return run
         return None
 
-    def adopt(self, run: StoredRun, parent: str) -> None:
-        """Go on with an interrupted run, under another parent."""
+    def adopt(self, run: StoredRun, parent: str, params: Mapping[str, Any] | None = None) -> bool:
+        """Go on with an interrupted run, under another parent; False when somebody else does so already.
+
+        Args:
+            run: as `find_interrupted` returns it.
+            parent: the run's new one.
+            params: those that it should have; whoever began it may not have come to write them.
+        """
+        # A param cannot be changed, so of two that take the run at the same time one gets an error.
+        count = sum(key.startswith(RESUMED) for key in run.params) + 1
+        try:
+            self.client.log_param(run.run_id, f"{RESUMED}{count}", parent)
+        except MlflowException as error:
+            if error.error_code == "INVALID_PARAMETER_VALUE":
+                return False
+            raise StoreError(f"tracking store: going on with run {run.run_id} failed: {error}") from error
         with translated(f"going on with run {run.run_id}"):
             self.client.update_run(run.run_id, status="RUNNING")
-            for tag in (TAG.FAILURE, TAG.FAILURE_MESSAGE):
+            for tag in (TAG.FAILURE, TAG.FAILURE_MESSAGE, TAG.NOTE):
                 if tag in run.tags:
                     self.client.delete_tag(run.run_id, tag)
-        self.log(run.run_id, tags={**self.liveness(), TAG.PARENT: parent})
+        missing = {k: v for k, v in (params or {}).items() if k not in run.params}
+        self.log(run.run_id, params=missing, tags={**self.liveness(), TAG.PARENT: parent})
+        return True
 
 
 def experiment_of(tracking_uri: str, join: str | None, named: str) -> str:

@@ -1,0 +1,351 @@
+"""Runs jobs as Ray tasks. What a task does on its node is `slim.cluster.task`; here it is asked for, listened to and, when its
+node is lost, asked for again."""
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from slim.cluster import connection
+from slim.cluster.nodes import HOST, Needs, Room, needs
+from slim.cluster.task import Arrived, Coming, Ended, Mark, Message, Order, Placed, Reported, work
+from slim.cluster.transfer import Chunk, Receiver, Shelf
+from slim.config import SweepConfig
+from slim.errors import Reason, StageError
+from slim.executor import Outcome
+from slim.files import home
+from slim.jobs import Job, Spool
+from slim.overlapping import Withdrawn
+from slim.provenance import Hardware
+from slim.records import Failure, Progress, StageResult
+
+_LOOK_S = 0.2
+_AHEAD = 8
+"""Messages that a node may be ahead of what was read: so many chunks lie in memory at most."""
+
+
+class _LostError(Exception):
+    """The node went away with the work on it."""
+
+
+class RayExecutor:
+    """Workers on the nodes of the cluster that this process is connected to. Safe to call from several threads.
+
+    Args:
+        config: of the sweep.
+        spool: where results go, whatever node they were made on.
+        rooms: of the cluster's nodes.
+        hardware: that measuring was planned for.
+        on_note: told what a person should know.
+
+    Attributes:
+        lanes: configurations that can be measured at once.
+        apart: see `slim.overlapping.Overlapping`.
+    """
+
+    def __init__(
+        self, config: SweepConfig, spool: Spool, rooms: Sequence[Room], hardware: Hardware, on_note: Callable[[str], None]
+    ) -> None:
+        self._config = config
+        self._spool = spool
+        self._on_note = on_note
+        self._hardware = hardware
+        self._needs: Needs = needs(config, [room.gpus for room in rooms])
+        self._cpus = min((room.cpus // room.gpus for room in rooms if room.gpus), default=0)
+        asked = self._needs.measure_gpus
+        hosts = sum(room.resources.get(HOST, 0) > 0 for room in rooms)
+        self.lanes = max(1, sum(room.gpus // asked for room in rooms) if asked else hosts)
+        self.apart = self._needs.alone and not self._needs.whole
+        self._withdrawing, self._stopping = threading.Event(), threading.Event()
+        self._sweep = secrets.token_hex(8)
+        self._mark = Mark(spool.root / f"shared-{self._sweep}", self._sweep, home())
+        self._mark.path.write_text(self._mark.text, encoding="utf-8")
+        self._shelf: Any = None
+        self._shelving = threading.Lock()
+        self._options = connection.shipped()
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self.stop()
+        self._mark.path.unlink(missing_ok=True)
+
+    def withdraw(self) -> None:
+        """See `slim.overlapping.Overlapping`."""
+        self._withdrawing.set()
+
+    def stop(self) -> None:
+        """See `slim.overlapping.Overlapping`."""
+        self._stopping.set()
+
+    def run(
+        self,
+        job: Job,
+        interpreter: str | None,
+        timeouts_s: Mapping[str, float],
+        on_progress: Callable[[str, Progress], None],
+        on_tick: Callable[[], None] = lambda: None,
+    ) -> Outcome:
+        """See `slim.executor.LocalExecutor`.
+
+        Raises:
+            StageError: a job without stages failed.
+            Withdrawn: the sweep ends.
+        """
+        profile = self._config.profile
+        measures_speed = any(o.stage == "profile" for o in job.orders)
+        order = Order(
+            job=job,
+            interpreter=interpreter,
+            timeouts_s=dict(timeouts_s),
+            mark=self._mark,
+            files=self._put_out(job),
+            pin=self._config.executor.pin,
+            cooldown_s=profile.cooldown_s if profile is not None and measures_speed else 0.0,
+            sweep=self._sweep,
+            overlap=self._config.executor.overlap,
+            hardware=self._hardware if job.engine is not None else None,
+            # Ray sets it to the number of CPUs that were asked for, and torch would use no more threads.
+            environment={"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")},
+        )
+        for ordered in job.orders:
+            # What an earlier attempt left must not be taken for this one's.
+            self._spool.discard(ordered.key)
+        lost = 0
+        while True:
+            try:
+                ended = self._attempt(order, on_progress, on_tick)
+                break
+            except _LostError as error:
+                lost += 1
+                what = job.orders[0].stage if job.orders else "prepare"
+                if lost > self._config.executor.retries:
+                    message = f"its node was lost {lost} times, the last time as: {error}"
+                    ended = Ended(0.0, Failure(Reason.KILLED, message))
+                    break
+                left = tuple(o for o in job.orders if self._spool.find(o.key) is None)
+                if job.orders and not left:
+                    ended = Ended(0.0)
+                    break
+                order = replace(order, job=replace(job, orders=left))
+                self._on_note(
+                    f"{what} of {job.source.short_name}/{job.precision}: a node was lost; its work is begun again elsewhere"
+                )
+        return self._outcome(job, ended)
+
+    def _outcome(self, job: Job, ended: Ended) -> Outcome:
+        """The results as the spool has them; those that did not come are failures."""
+        if not job.orders and ended.failure is not None:
+            raise StageError(ended.failure.reason, ended.failure.message, ended.failure.log_tail)
+        results = []
+        for order in job.orders:
+            if self._spool.find(order.key) is None:
+                now = time.time()
+                failure = ended.failure or Failure(Reason.INTERNAL, "the node ended the work without a result")
+                with self._spool.writing(order.key) as draft:
+                    draft.finish(StageResult(order.stage, order.key, failure=failure, started_unix_s=now, ended_unix_s=now))
+            found = self._spool.find(order.key)
+            assert found is not None
+            results.append(found)
+        return Outcome(tuple(results), ended.wall_s)
+
+    def _attempt(self, order: Order, on_progress: Callable[[str, Progress], None], on_tick: Callable[[], None]) -> Ended:
+        """Have the order done once.
+
+        Raises:
+            _LostError: the node went away.
+            Withdrawn: the sweep ends.
+        """
+        import ray
+
+        taking = _Taking(self._spool, on_progress)
+        generator = self._remote(order)
+        try:
+            for message in self._messages(generator, order):
+                on_tick()
+                taking.take(message)
+        except (ray.exceptions.RayError, ValueError) as error:
+            taking.ended = _ended_by(error)
+        finally:
+            if taking.ended is None:
+                ray.cancel(generator, force=True)
+            taking.drop()
+        if taking.ended is None:
+            raise _LostError("its messages ended early")
+        return taking.ended
+
+    def _messages(self, generator: Any, order: Order) -> Iterator[Message]:
+        """What the node says, until it has said all."""
+        import ray
+
+        placed = False
+        unplaceable_s = 0.0
+        looked_s = time.monotonic()
+        while True:
+            if self._stopping.is_set() or (self._withdrawing.is_set() and not placed):
+                raise Withdrawn
+            ready, _ = ray.wait([generator], timeout=_LOOK_S, fetch_local=False)
+            now_s = time.monotonic()
+            if not ready:
+                if not placed and now_s - looked_s > 1.0:
+                    unplaceable_s = 0.0 if self._fits(order.job) else unplaceable_s + now_s - looked_s
+                    looked_s = now_s
+                    if unplaceable_s > self._config.executor.timeout_s:
+                        asked = ", ".join(f"{amount:g} {name}" for name, amount in self._asked(order.job).items() if amount)
+                        yield Ended(0.0, Failure(Reason.KILLED, f"no node is left that has {asked or 'room'}"))
+                        return
+                continue
+            try:
+                reference = next(generator)
+            except StopIteration:
+                return
+            message = ray.get(reference)
+            placed = placed or isinstance(message, Placed)
+            yield message
+
+    def _asked(self, job: Job) -> dict[str, float]:
+        """Ray's resources for a job, by Ray's names."""
+        asked, measures = self._needs, job.engine is not None
+        gpus = 0 if not job.orders else asked.measure_gpus if measures else asked.quantize_gpus
+        alone = asked.alone and (not job.orders or asked.whole or any(o.stage == "profile" for o in job.orders))
+        others = dict(asked.resources) if job.orders else {}
+        return {"CPU": self._cpus * gpus, "GPU": gpus, **({HOST: 1} if alone else {}), **others}
+
+    def _fits(self, job: Job) -> bool:
+        """Whether a node is there that could do a job, if nothing else ran on it."""
+        import ray
+
+        asked = self._asked(job)
+        return any(
+            all(node["Resources"].get(name, 0) >= amount for name, amount in asked.items())
+            for node in ray.nodes()
+            if node["Alive"]
+        )
+
+    def _remote(self, order: Order) -> Any:
+        """Hand an order to Ray."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        asked = self._asked(order.job)
+        cpus, gpus = asked.pop("CPU"), asked.pop("GPU")
+        options = dict(self._options)
+        if not order.job.orders:
+            # Models are fetched where the sweep runs, whose disk is looked at next; nodes without that disk fetch their own.
+            own = ray.get_runtime_context().get_node_id()
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(own, soft=False)
+            here = next(n for n in ray.nodes() if n["NodeID"] == own)["Resources"]
+            asked = {name: amount for name, amount in asked.items() if here.get(name, 0) >= amount}
+        # Ray's processes are used again: they hold nothing of the device, and to start one takes seconds.
+        task = ray.remote(num_returns="streaming", max_calls=0, max_retries=0, _generator_backpressure_num_objects=_AHEAD)(_task)
+        return task.options(num_cpus=cpus, num_gpus=gpus, resources=asked or None, **options).remote(order, self._shelf)
+
+    def _put_out(self, job: Job) -> tuple[Any, ...]:
+        """The files that a job names, for nodes that do not see this disk; none where all nodes are this machine."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        if not self._is_apart():
+            return ()
+        with self._shelving:
+            if self._shelf is None:
+                own = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+                self._shelf = (
+                    ray.remote(num_cpus=0, max_concurrency=4)(Shelf).options(scheduling_strategy=own, **self._options).remote()
+                )
+        paths = [str(p) for p in (job.checkpoint, job.against.path, job.source.path) if p is not None and Path(p).exists()]
+        return tuple(ray.get(self._shelf.put.remote(paths))) if job.orders else ()
+
+    def _is_apart(self) -> bool:
+        """Whether a node may have another disk than this process."""
+        import ray
+
+        return any(n["NodeManagerHostname"] != socket.gethostname() for n in ray.nodes())
+
+
+class _Taking:
+    """Takes what a node says.
+
+    Attributes:
+        ended: how the work ended; None before it has.
+    """
+
+    def __init__(self, spool: Spool, on_progress: Callable[[str, Progress], None]) -> None:
+        self._spool = spool
+        self._on_progress = on_progress
+        self._arriving: Receiver | None = None
+        self.ended: Ended | None = None
+
+    def take(self, message: Message) -> None:
+        """Take a message.
+
+        Raises:
+            ValueError: files came short.
+        """
+        match message:
+            case Reported(stage, progress):
+                self._on_progress(stage, progress)
+            case Coming(key, sizes):
+                self._arriving = Receiver(self._spool, key, sizes)
+            case Chunk() if self._arriving is not None:
+                self._arriving.take(message)
+            case Arrived() if self._arriving is not None:
+                self._arriving.finish()
+            case Ended():
+                self.ended = message
+            case _:
+                pass
+
+    def drop(self) -> None:
+        """Remove what came of a result without the rest."""
+        if self._arriving is not None:
+            self._arriving.drop()
+
+
+def _ended_by(error: Exception) -> Ended:
+    """How work ended of which Ray says that it failed.
+
+    Raises:
+        _LostError: it did not fail, its node is gone.
+        Withdrawn: it was taken back.
+    """
+    from ray import exceptions as wrong
+
+    match error:
+        case wrong.TaskCancelledError():
+            raise Withdrawn from error
+        case wrong.OutOfMemoryError():
+            failure = Failure(Reason.OUT_OF_MEMORY, f"Ray stopped the work, since the node ran out of memory: {_line(error)}")
+        case wrong.RayTaskError():
+            failure = Failure(Reason.INTERNAL, _line(error))
+        case wrong.RuntimeEnvSetupError():
+            failure = Failure(Reason.INTERNAL, f"the project could not be brought to a node: {_line(error)}")
+        case _:
+            # The node, Ray's process on it, or what it had sent.
+            raise _LostError(_line(error)) from error
+    return Ended(0.0, failure)
+
+
+def _task(order: Order, shelf: Any) -> Iterator[Message]:
+    """Run on a node."""
+    import ray
+
+    gpu_ids = [str(name) for name in ray.get_gpu_ids()]
+    if gpu_ids:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu_ids)
+    own = ray.get_runtime_context().get_node_id()
+    gpus_of_host = next((int(n["Resources"].get("GPU", 0)) for n in ray.nodes() if n["NodeID"] == own), len(gpu_ids))
+
+    def read(path: str, name: str, offset: int) -> bytes:
+        return bytes(ray.get(shelf.read.remote(path, name, offset)))
+
+    yield from work(order, gpu_ids, gpus_of_host, read)
+
+
+def _line(error: Exception) -> str:
+    """What Ray says, in one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

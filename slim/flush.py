@@ -1,0 +1,117 @@
+"""Logs what waits in the spool, without running anything."""
+
+from dataclasses import dataclass, replace
+
+from slim.errors import NotStoredError, Reason
+from slim.jobs import Spool
+from slim.ledger import Entry, Ledger
+from slim.plan import with_reuse
+from slim.store import Store, shown
+from slim.sweep import alone, begin, finish
+from slim.waiting import Record, records
+
+
+@dataclass(frozen=True)
+class Flushed:
+    """What came of it.
+
+    Attributes:
+        logged: results that are in the store now.
+        run_ids: configurations that they belong to.
+        elsewhere: how many wait for another store, by its address.
+        unknown: results that no record speaks of: the command that made them logs them.
+    """
+
+    logged: int
+    run_ids: tuple[str, ...]
+    elsewhere: dict[str, int]
+    unknown: int
+
+
+def flush(tracking_uri: str, spool: Spool) -> Flushed:
+    """Log what waits for a store.
+
+    A configuration of which everything is there is finished; one of which something is missing is left as interrupted, to be gone on
+    with by the command that began it.
+
+    Args:
+        tracking_uri: address of the store.
+        spool: where results wait.
+
+    Raises:
+        StoreError: the store is away; what it did not take still waits.
+        UserError: a sweep is running.
+    """
+    address = shown(tracking_uri)
+    elsewhere: dict[str, int] = {}
+    run_ids: list[str] = []
+    logged = 0
+    with alone(spool):
+        known: set[str] = set()
+        for record in records(spool):
+            waiting = record.waiting(spool) - known
+            known |= waiting
+            if record.address != address:
+                if waiting:
+                    elsewhere[record.address] = elsewhere.get(record.address, 0) + len(waiting)
+                continue
+            store = Store.open(tracking_uri, record.experiment)
+            assert store is not None
+            run_ids += _flush(record, store, spool)
+            logged += len(waiting) - len(record.waiting(spool))
+            if not record.waiting(spool):
+                record.remove()
+        unknown = len(set(spool.keys()) - known)
+    return Flushed(logged, tuple(dict.fromkeys(run_ids)), elsewhere, unknown)
+
+
+def _flush(record: Record, store: Store, spool: Spool) -> list[str]:
+    """Log what waits of one sweep, and how that ended; return the runs of the configurations that were written."""
+    plan = replace(record.plan, configurations=tuple(with_reuse(c, store, spool) for c in record.plan.configurations))
+    failures = record.end.failures if record.end else {}
+    ledger = Ledger(plan, store, spool, lambda: _begin(ledger, record), looked_up=False)
+    ledger.sweep_run = _still_there(store, record.sweep_run)
+    written = []
+    for entry in ledger.entries:
+        _collect(entry, spool)
+        entry.failure = next((s.result.failure for _, s in entry.waiting if s.result.failure), failures.get(entry.planned.name))
+        if entry.ended or not (entry.waiting or entry.failure):
+            continue
+        ledger.write(entry)
+        assert entry.run_id is not None
+        if not entry.ended:
+            store.finish(entry.run_id, failure=Reason.INTERRUPTED.value, message="the rest of it was not measured yet")
+        written.append(entry.run_id)
+    for entry in ledger.entries:
+        ledger.compare(entry)
+    if ledger.sweep_run is not None and store.get(ledger.sweep_run).status != "FINISHED":
+        if record.end is not None:
+            finish(store, ledger.sweep_run, record.end)
+        else:
+            message = "it was cut off; what it had finished is logged"
+            store.finish(ledger.sweep_run, failure=Reason.INTERRUPTED.value, message=message)
+    return written
+
+
+def _collect(entry: Entry, spool: Spool) -> None:
+    """Take over what waits, failures included; what the store has meanwhile goes."""
+    for stage in entry.planned.stages:
+        if stage.run is not None or entry.ended:
+            entry.done |= {stage.key: stage.run} if stage.run is not None else {}
+            spool.done(stage.key)
+        elif (spooled := spool.find(stage.key)) is not None:
+            entry.waiting.append((stage, spooled))
+
+
+def _begin(ledger: Ledger, record: Record) -> None:
+    ledger.sweep_run = begin(ledger.store, record.plan, record.started_unix_s)
+
+
+def _still_there(store: Store, run_id: str | None) -> str | None:
+    if run_id is None:
+        return None
+    try:
+        store.get(run_id)
+    except NotStoredError:
+        return None
+    return run_id
