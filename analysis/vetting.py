@@ -67,7 +67,8 @@ def _metrics(metrics: Mapping[str, float]) -> str | None:
             continue
         if abs(value) > _INFINITE:
             return f"{key} is infinite"
-        if value < 0 and key.startswith(_NEVER_BELOW_0):
+        # An interval may reach below 0, and so may net energy where idle power was measured too high.
+        if value < 0 and key.startswith(_NEVER_BELOW_0) and not key.startswith("energy/net_") and not key.endswith("_ci_low"):
             return f"{key} is {value:g}, below 0"
         if key.startswith("accuracy/") and not 0 <= value <= 1:
             return f"{key} is {value:g}, no fraction"

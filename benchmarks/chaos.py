@@ -255,7 +255,9 @@ def main(given: Sequence[str] | None = None) -> int:
             print(f"{seed:>5}  {went.starts:>6}  {went.wall_s:>6.1f}  {len(went.misses):>6}  {kills}", flush=True)
             for miss in went.misses:
                 print(f"       {miss}", flush=True)
-    verdict = "missed" if missed else "met" if arguments.rounds >= TARGET_ROUNDS else "not missed, in fewer rounds than it asks for"
+    verdict = (
+        "missed" if missed else "met" if arguments.rounds >= TARGET_ROUNDS else "not missed, in fewer rounds than it asks for"
+    )
     print(f"rounds missed: {missed} of {arguments.rounds}, target 0 of {TARGET_ROUNDS}: {verdict}")
     return 1 if missed else 0
 

@@ -176,7 +176,7 @@ def test_other_peoples_studies_and_other_questions_are_left_alone(frame: pd.Data
 def test_a_wrong_storage_is_one_line(frame: pd.DataFrame, tmp_path: Path) -> None:
     for storage, named in {
         f"sqlite:///{tmp_path / 'absent' / 'study.db'}": "cannot be opened",
-        "nosuch://me:secret@host/study": r"storage 'nosuch://me:\*\*\*@host/study' cannot be opened",
+        "nosuch://me:secret@host/study": r"storage 'nosuch://\*\*\*@host/study' cannot be opened",
         tmp_path / "absent" / "study.log": "cannot be opened",
         "study.txt": "neither a database nor a journal; allowed: a database URL such as sqlite:///study.db",
     }.items():

@@ -68,7 +68,7 @@ def test_weights_are_read_from_headers(tmp_path: Path) -> None:
     for name, t in {**EMBEDDING, **DENSE}.items():
         header[name] = {"dtype": t.dtype, "shape": t.shape, "data_offsets": [begin, begin := begin + t.bytes]}
     text = json.dumps(header).encode()
-    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(begin))
     assert bandwidth.weight_bytes(tmp_path) == REST + TABLE
 
 
