@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from analysis.labels import label
 from analysis.recommend import Recommendation, sentences
 from analysis.study import Study
 from analysis.tables import Align, Table
+from slim import files
 from slim.errors import UserError
 from slim.metrics import format_value
 from slim.store import TAG, Store, StoredRun
@@ -37,10 +37,10 @@ def check(directory: Path, formats: Sequence[str]) -> None:
     if unknown is not None:
         raise UserError(f"--formats: {unknown!r} is no format of figures; allowed: {', '.join(ALL_FORMATS)}")
     try:
-        nearest = next((place for place in (directory, *directory.parents) if place.exists()), directory)
+        nearest, is_writable = files.nearest(directory), files.writable(directory)
     except (OSError, ValueError) as error:
         raise UserError(f"--out: {str(directory)!r} is no directory ({error})") from None
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+    if not is_writable:
         raise UserError(f"--out: {str(directory)!r} cannot be a directory, since {str(nearest)!r} is none that can be written")
 
 

@@ -27,7 +27,7 @@ _STYLES = {doctor.Verdict.YES: "green", doctor.Verdict.NOTE: "yellow", doctor.Ve
 @opt.entry_point
 def main(python: str | None, quantize_python: str | None, as_json: bool) -> None:
     """Parse, look, print."""
-    measure = provenance.probe_interpreter(python) if python else provenance.probe()
+    measure = provenance.probe(python)
     quantize = provenance.probe_interpreter(quantize_python) if quantize_python else None
     findings = doctor.diagnose(measure, doctor.read_machine(), quantize)
     runs = doctor.baseline_runs(findings)

@@ -51,7 +51,7 @@ def main(
     from slim.store import registered
 
     host, port = host or "127.0.0.1", port or 8000
-    environment = provenance.probe_interpreter(interpreter) if interpreter else provenance.probe()
+    environment = provenance.probe(interpreter)
     found = registered.find(model, tracking_uri)
     to_serve = target.resolve(found, environment, support.read_machine(), trust_remote_code=trust_remote_code)
     if smoke and not to_serve.answers:

@@ -100,26 +100,9 @@ class LocalExecutor:
         failure = self._failure(process.returncode, ended_by, job_dir, oom=_oom_kills() > killed_before)
         if not job.orders and process.returncode != 0:
             raise StageError(failure.reason, failure.message, failure.log_tail)
-        return Outcome(tuple(self._result(order, failure, wall_s, job_dir) for order in job.orders), wall_s)
-
-    def _result(self, order: StageOrder, failure: Failure, wall_s: float, job_dir: Path) -> Spooled:
-        """What the worker left for an order, else its failure."""
-        found = self.spool.find(order.key)
-        if found is not None:
-            return found
-        if wrong := self.spool.broken(order.key):
-            message = f"the worker left a result that cannot be used: {wrong}"
-            failure = Failure(Reason.BROKEN_RESULT, message, failure.log_tail)
-        now = time.time()
-        failed = StageResult(order.stage, order.key, failure=failure, started_unix_s=now - wall_s, ended_unix_s=now)
-        try:
-            with self.spool.writing(order.key) as draft:
-                files.copy_ends(job_dir / "worker.log", draft.artifacts / "worker.log")
-                draft.finish(failed)
-        except OSError:
-            # The disk that is full is the spool's; the store's may be another one.
-            return Spooled(self.spool.root / order.key, failed)
-        return self.spool.find(order.key) or Spooled(self.spool.root / order.key, failed)
+        return Outcome(
+            tuple(result_of(self.spool, order, failure, wall_s, job_dir / "worker.log") for order in job.orders), wall_s
+        )
 
     @staticmethod
     def _watch(
@@ -178,6 +161,35 @@ class LocalExecutor:
                 why, said = json.loads((job_dir / FAILURE_FILE).read_text(encoding="utf-8"))
                 reason, message = Reason(why), str(said)
         return Failure(reason, message, log_tail)
+
+
+def result_of(spool: Spool, order: StageOrder, failure: Failure, wall_s: float, log: Path | None = None) -> Spooled:
+    """Return what a worker left for an order, else its failure, which is put into the spool.
+
+    Args:
+        spool: where the worker left results.
+        order: the stage.
+        failure: of a worker that left none.
+        wall_s: that it worked.
+        log: its log, where it is at hand.
+    """
+    found = spool.find(order.key)
+    if found is not None:
+        return found
+    if wrong := spool.broken(order.key):
+        message = f"the worker left a result that cannot be used: {wrong}"
+        failure = Failure(Reason.BROKEN_RESULT, message, failure.log_tail)
+    now = time.time()
+    failed = StageResult(order.stage, order.key, failure=failure, started_unix_s=now - wall_s, ended_unix_s=now)
+    try:
+        with spool.writing(order.key) as draft:
+            if log is not None:
+                files.copy_ends(log, draft.artifacts / "worker.log")
+            draft.finish(failed)
+    except OSError:
+        # The disk that is full is the spool's; the store's may be another one.
+        return Spooled(spool.root / order.key, failed)
+    return spool.find(order.key) or Spooled(spool.root / order.key, failed)
 
 
 def _progress(line: bytes) -> tuple[str, Progress] | None:

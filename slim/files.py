@@ -36,6 +36,20 @@ def written_aside(target: Path) -> Iterator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Give a name beside a file to write to; what was written becomes ``target`` when the block ends without an error.
+
+    Whoever reads meanwhile gets the old file or the new one; of several writers at a time the last one's stays.
+    """
+    aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        yield aside
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def read_json(path: Path) -> Any:
     """Return what a JSON file holds.
 
@@ -144,11 +158,10 @@ class HashCache:
         """Write down what was learnt."""
         if not self._changed:
             return
-        aside = self._store.with_name(f".{self._store.name}.{os.getpid()}")
         with contextlib.suppress(OSError):
             self._store.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_text(json.dumps(self._known, indent=0, sort_keys=True), encoding="utf-8")
-            aside.replace(self._store)
+            with replacing(self._store) as aside:
+                aside.write_text(json.dumps(self._known, indent=0, sort_keys=True), encoding="utf-8")
 
 
 def home() -> Path:

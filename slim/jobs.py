@@ -163,11 +163,8 @@ class Spool:
 
     def amend(self, result: StageResult) -> None:
         """Replace what the result of that key says; its files stay."""
-        target = self.root / result.key / _RESULT
-        aside = target.with_suffix(".partial")
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), files.replacing(self.root / result.key / _RESULT) as aside:
             aside.write_text(json.dumps(result.to_json()), encoding="utf-8")
-            aside.replace(target)
 
     def keys(self) -> list[str]:
         """Return the keys of the results that wait, broken ones included."""

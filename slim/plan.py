@@ -13,7 +13,7 @@ from slim.errors import ConfigError, StageError
 from slim.jobs import Spool
 from slim.precisions import EngineName, Precision
 from slim.profile import sources
-from slim.provenance import Environment, probe, probe_interpreter
+from slim.provenance import Environment, probe
 from slim.records import Failure, ModelSource, Stage
 from slim.store import Store, StoredRun
 
@@ -158,8 +158,8 @@ def make(config: SweepConfig, store: Store | None, spool: Spool | None) -> Plan:
         pairs.sort(
             key=lambda pair: precisions.BASELINES.index(pair[0].name) if pair[0].name in precisions.BASELINES else len(pairs)
         )
-        parameters = _parameters(source)
         shape = _shape(source)
+        parameters = _parameters(source, shape)
         unreachable = preflight.access(source)
         to_convert = preflight.source_bytes(source, shape)
         asked, left_out = _evaluable(config, source)
@@ -200,9 +200,7 @@ def environments(config: SweepConfig) -> tuple[Environment, Environment]:
     """Return the environments of the measuring and the quantizing workers."""
     if config.executor.name == "ray":
         return nodes.environments(config)
-    interpreters = config.interpreters
-    measure = probe_interpreter(interpreters.measure) if interpreters.measure else probe()
-    return measure, probe_interpreter(interpreters.quantize) if interpreters.quantize else probe()
+    return probe(config.interpreters.measure), probe(config.interpreters.quantize)
 
 
 def check(config: SweepConfig) -> None:
@@ -401,7 +399,7 @@ def _disks(store: Store | None, spool: Spool | None) -> list[preflight.Disk]:
 def _with_room(
     planned: PlannedConfiguration,
     config: SweepConfig,
-    model: "_Model",
+    model: _Model,
     disks: Sequence[preflight.Disk],
     workers: tuple[Environment, Environment],
 ) -> PlannedConfiguration:
@@ -438,9 +436,8 @@ def _caught(call: Callable[[], object]) -> Failure | None:
     return None
 
 
-def _parameters(source: ModelSource) -> float:
+def _parameters(source: ModelSource, shape: Shape | None) -> float:
     """Parameters for estimates: counted when the model's shape is known, else a guess."""
-    shape = _shape(source)
     if shape is not None:
         return float(shape.parameters)
     # A GGUF file has about a byte a weight.

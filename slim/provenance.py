@@ -114,11 +114,19 @@ class Environment:
         return cls(**{**values, "hardware": Hardware(**hardware), "versions": dict(values["versions"])})
 
 
-def probe() -> Environment:
-    """Return the environment of this interpreter.
+def probe(interpreter: str | None = None) -> Environment:
+    """Return the environment of an interpreter, by default of this one.
 
     A GPU that the installed torch cannot use, because it is a CPU build, does not count.
+
+    Args:
+        interpreter: as for `probe_interpreter`; None or empty is this one.
+
+    Raises:
+        ConfigError: as `probe_interpreter`.
     """
+    if interpreter:
+        return probe_interpreter(interpreter)
     installed = versions()
     hardware = None if installed.get("torch", "").endswith("+cpu") else gpu_hardware()
     return Environment(platform.python_version(), platform.platform(), hardware or cpu_hardware(), installed)

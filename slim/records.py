@@ -143,6 +143,11 @@ class Failure:
     message: str
     log_tail: str = ""
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, str]) -> Self:
+        """Read what ``asdict`` made."""
+        return cls(Reason(values["reason"]), values["message"], values["log_tail"])
+
 
 @dataclass(frozen=True)
 class StageResult:
@@ -183,6 +188,6 @@ class StageResult:
             **{
                 **values,
                 "datasets": tuple(Dataset(**d) for d in values["datasets"]),
-                "failure": Failure(Reason(failure["reason"]), failure["message"], failure["log_tail"]) if failure else None,
+                "failure": Failure.from_json(failure) if failure else None,
             }
         )

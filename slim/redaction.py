@@ -6,7 +6,7 @@ behind, user name and password of an address, and whatever looks like a token of
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -38,7 +38,11 @@ _Value = TypeVar("_Value")
 
 def redact(text: str) -> str:
     """Return a text with every secret in it replaced by ``***``."""
-    for secret in _secrets():
+    return _without(text, _secrets())
+
+
+def _without(text: str, secrets: Sequence[str]) -> str:
+    for secret in secrets:
         text = text.replace(secret, HIDDEN)
     text = _USER_INFO.sub(rf"\g<scheme>{HIDDEN}@", text) if "@" in text else text
     text = _PARAMETER.sub(rf"\g<name>={HIDDEN}", text) if "=" in text else text
@@ -47,7 +51,9 @@ def redact(text: str) -> str:
 
 def redacted(values: Mapping[str, _Value]) -> dict[str, _Value]:
     """Return a mapping whose texts, also those inside lists and mappings, hold no secrets."""
-    return {key: _inside(value) for key, value in values.items()}
+    # Looked up once for all of them: a run has hundreds.
+    secrets = _secrets()
+    return {key: _inside(value, secrets) for key, value in values.items()}
 
 
 def scrub(file: Path) -> None:
@@ -64,12 +70,12 @@ def scrub(file: Path) -> None:
         return
 
 
-def _inside(value: Any) -> Any:
+def _inside(value: Any, secrets: Sequence[str]) -> Any:
     if isinstance(value, str):
-        return redact(value)
+        return _without(value, secrets)
     if isinstance(value, Mapping):
-        return redacted(value)
-    return type(value)(_inside(one) for one in value) if type(value) in (list, tuple) else value
+        return {key: _inside(one, secrets) for key, one in value.items()}
+    return type(value)(_inside(one, secrets) for one in value) if type(value) in (list, tuple) else value
 
 
 def _secrets() -> list[str]:

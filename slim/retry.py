@@ -13,12 +13,11 @@ from slim import checkpoint as checkpoints
 from slim import models
 from slim.errors import Reason, StageError
 from slim.jobs import Job, Spool, Spooled, StageOrder
-from slim.records import Stage, StageResult
+from slim.preflight import cache_bytes_per_token
+from slim.records import Stage
 from slim.store.contract import TAG
 
 _GIB = 1 << 30
-_CACHE_BYTES = 2
-"""Of a key or value element of vLLM's cache: 16 bit."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Smaller:
         result = spooled.result
         changed = self.params[result.stage]
         tags = {**result.tags, TAG.RETRIED: "out_of_memory: " + ", ".join(f"{name} {value}" for name, value in changed.items())}
-        said = StageResult(**{**result.__dict__, "params": {**result.params, **changed}, "tags": tags})
+        said = replace(result, params={**result.params, **changed}, tags=tags)
         spool.amend(said)
         return spool.find(result.key) or Spooled(spooled.path, said)
 
@@ -86,7 +85,7 @@ def _smaller_cache(job: Job, orders: Sequence[StageOrder]) -> dict[str, Any] | N
         if order.stage == "profile":
             running = min(max([1, *order.config["concurrency"]]), job.options.get("max_num_seqs", 256))
             tokens = max(tokens, running * (order.config["input_tokens"] + order.config["output_tokens"]))
-    needed_gib = 1.1 * tokens * 2 * shape.layers * shape.kv_heads * shape.head_dim * _CACHE_BYTES / _GIB
+    needed_gib = 1.1 * tokens * cache_bytes_per_token(shape) / _GIB
     if needed_gib > asked_gib / 2:
         return None
     return {**job.options, "cpu_kv_cache_gib": asked_gib / 2}

@@ -143,8 +143,8 @@ class SweepRun:
         self._record = Record.of(spool, plan, store.tracking_uri, store.experiment, time.time())
         self._told, self._notes = Told(self._progress), Told(self._note)
         self._executor: Overlapping | None = None
-        on_gpu = plan.measure.hardware.device == "cuda"
-        self._runner = Runner(plan.config, spool, self._progress, self._tick, on_gpu=on_gpu)
+        self._on_gpu = plan.measure.hardware.device == "cuda"
+        self._runner = Runner(plan.config, spool, self._progress, self._tick, on_gpu=self._on_gpu)
         self._steps = Steps(self._ledger, self._runner)
         self._time_left = TimeLeft(plan)
         self._step_left: defaultdict[str, StepLeft] = defaultdict(StepLeft)
@@ -174,8 +174,7 @@ class SweepRun:
     def _use(self, executor: Overlapping) -> None:
         """Have steps done by an executor that may do several at once; what it says is passed on in this thread."""
         self._executor = executor
-        on_gpu = self.plan.measure.hardware.device == "cuda"
-        self._runner = Runner(self.plan.config, self.spool, self._told, executor=executor, on_gpu=on_gpu)
+        self._runner = Runner(self.plan.config, self.spool, self._told, executor=executor, on_gpu=self._on_gpu)
         self._steps = Steps(self._ledger, self._runner)
         self._time_left = TimeLeft(self.plan, executor.lanes)
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from slim.files import replacing
+
 
 def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows with the same keys as one parquet file; an existing file is replaced whole.
@@ -22,6 +24,5 @@ def write_table(path: Path, table: Any) -> None:
     """Write a `pyarrow.Table`; an existing file is replaced whole."""
     import pyarrow.parquet as pq
 
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(table, partial, compression="zstd")
-    partial.replace(path)
+    with replacing(path) as aside:
+        pq.write_table(table, aside, compression="zstd")

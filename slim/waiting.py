@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from slim import precisions
 from slim.config import SweepConfig
-from slim.errors import Reason
+from slim.files import replacing
 from slim.jobs import Spool
 from slim.plan import Plan, PlannedConfiguration, PlannedReference, PlannedStage
 from slim.provenance import Environment
@@ -88,9 +88,8 @@ class Record:
             "quantize": self.plan.quantize.to_json(),
             "configurations": [_plain(c) for c in self.plan.configurations],
         }
-        aside = self.path.with_suffix(".partial")
-        aside.write_text(json.dumps(values, default=str), encoding="utf-8")
-        aside.replace(self.path)
+        with replacing(self.path) as aside:
+            aside.write_text(json.dumps(values, default=str), encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -114,7 +113,9 @@ class Record:
                 ),
                 values["started_unix_s"],
                 values["sweep_run"],
-                End(end["metrics"], {k: _failure(v) for k, v in end["failures"].items()}, end["ended_unix_s"]) if end else None,
+                End(end["metrics"], {k: Failure.from_json(v) for k, v in end["failures"].items()}, end["ended_unix_s"])
+                if end
+                else None,
             )
         except (OSError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
@@ -161,10 +162,6 @@ def _configuration(values: Mapping[str, Any]) -> PlannedConfiguration:
             "precision": precisions.get(values["precision"]),
             "stages": tuple(PlannedStage(**stage) for stage in values["stages"]),
             "reference": PlannedReference(**reference) if reference else None,
-            "failure": _failure(failure) if failure else None,
+            "failure": Failure.from_json(failure) if failure else None,
         }
     )
-
-
-def _failure(values: Mapping[str, str]) -> Failure:
-    return Failure(Reason(values["reason"]), values["message"], values["log_tail"])

@@ -12,6 +12,7 @@ from analysis.figures.records import Absent, Bars, Boxes, Drawn, HeatMap, Lines,
 from analysis.figures.rows import prepare
 from slim import standins
 from slim.errors import UserError
+from slim.files import replacing
 
 __all__ = ["Absent", "Drawn", "Record", "Samples", "compute_all", "draw_all", "encode"]
 
@@ -124,6 +125,6 @@ def _draw(record: Record) -> Any:
 
 def _write(path: Path, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    return partial.replace(path)
+    with replacing(path) as aside:
+        aside.write_bytes(content)
+    return path

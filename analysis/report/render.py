@@ -9,6 +9,7 @@ from typing import Any
 
 from analysis.figures import style
 from analysis.report.data import Image, ReportData
+from slim.files import replacing
 from slim.metrics import format_value
 from slim.precisions import CATALOGUE
 
@@ -42,9 +43,9 @@ def write(data: ReportData, path: Path) -> Path:
     """Write the page; an existing file is replaced whole."""
     text = render(data)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    return partial.replace(path)
+    with replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+    return path
 
 
 def embedded(data: ReportData) -> str:

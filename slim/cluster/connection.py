@@ -16,7 +16,7 @@ from slim.cluster import cores
 from slim.cluster.nodes import HOST, Node, Room, this_machine
 from slim.config import SweepConfig
 from slim.errors import ConfigError
-from slim.provenance import ROOT, probe, probe_interpreter
+from slim.provenance import ROOT, probe, usable_cores
 
 _START_S = 120.0
 """For Python, Ray and the probes of the nodes to start, on top of the time that the cluster is given to answer."""
@@ -170,11 +170,10 @@ def _look_around(measure: str | None, quantize: str | None, gpus: int) -> dict[s
     """Run on a node: what workers would find there."""
     # Ray hides the GPUs from a task that asks for none.
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-    here = probe()
     return {
-        "measure": (probe_interpreter(measure) if measure else here).to_json(),
-        "quantize": (probe_interpreter(quantize) if quantize else here).to_json(),
-        "share": min(map(len, cores.of_this_host(gpus))) if gpus else here.hardware.cores,
+        "measure": probe(measure).to_json(),
+        "quantize": probe(quantize).to_json(),
+        "share": min(map(len, cores.of_this_host(gpus))) if gpus else usable_cores(),
     }
 
 

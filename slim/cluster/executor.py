@@ -17,12 +17,12 @@ from slim.cluster.task import Arrived, Coming, Ended, Mark, Message, Order, Plac
 from slim.cluster.transfer import Chunk, Receiver, Shelf
 from slim.config import SweepConfig
 from slim.errors import Reason, StageError
-from slim.executor import Outcome
+from slim.executor import Outcome, result_of
 from slim.files import home
 from slim.jobs import Job, Spool
 from slim.overlapping import Withdrawn
 from slim.provenance import Hardware
-from slim.records import Failure, Progress, StageResult
+from slim.records import Failure, Progress
 
 _LOOK_S = 0.2
 _AHEAD = 8
@@ -141,17 +141,8 @@ class RayExecutor:
         """The results as the spool has them; those that did not come are failures."""
         if not job.orders and ended.failure is not None:
             raise StageError(ended.failure.reason, ended.failure.message, ended.failure.log_tail)
-        results = []
-        for order in job.orders:
-            if self._spool.find(order.key) is None:
-                now = time.time()
-                failure = ended.failure or Failure(Reason.INTERNAL, "the node ended the work without a result")
-                with self._spool.writing(order.key) as draft:
-                    draft.finish(StageResult(order.stage, order.key, failure=failure, started_unix_s=now, ended_unix_s=now))
-            found = self._spool.find(order.key)
-            assert found is not None
-            results.append(found)
-        return Outcome(tuple(results), ended.wall_s)
+        failure = ended.failure or Failure(Reason.INTERNAL, "the node ended the work without a result")
+        return Outcome(tuple(result_of(self._spool, order, failure, ended.wall_s) for order in job.orders), ended.wall_s)
 
     def _attempt(self, order: Order, on_progress: Callable[[str, Progress], None], on_tick: Callable[[], None]) -> Ended:
         """Have the order done once.

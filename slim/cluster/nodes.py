@@ -173,9 +173,7 @@ def this_machine(config: SweepConfig) -> Node:
     """Return this machine as the node of a cluster that is yet to be started on it."""
     from slim.cluster import cores
 
-    interpreters = config.interpreters
-    measure = provenance.probe_interpreter(interpreters.measure) if interpreters.measure else provenance.probe()
-    quantize = provenance.probe_interpreter(interpreters.quantize) if interpreters.quantize else provenance.probe()
+    measure, quantize = provenance.probe(config.interpreters.measure), provenance.probe(config.interpreters.quantize)
     # What Ray will count: GPUs, whatever torch can do with them.
     found = provenance.gpu_hardware()
     gpus, usable = (found.count if found else 0), provenance.usable_cores()

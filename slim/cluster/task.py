@@ -25,7 +25,8 @@ from slim.executor import LocalExecutor
 from slim.files import home
 from slim.jobs import Job, Spool, Spooled
 from slim.provenance import Hardware, cpu_name, gpu_hardware
-from slim.records import Failure, Progress
+from slim.records import Failure, Progress, StageResult
+from slim.store.contract import TAG
 
 _END = object()
 
@@ -194,7 +195,7 @@ def _handed_over(
 ) -> Iterator[Coming | Chunk | Arrived]:
     """Say in the results where they were made, and send them unless the driver sees them."""
     for spooled in results:
-        _tell(spooled, placed, overlap)
+        spool.amend(_told(spooled.result, placed, overlap))
         if not shared:
             yield Coming(spooled.result.key, transfer.listing(spooled.path).sizes)
             yield from transfer.chunks(spooled.path)
@@ -294,15 +295,10 @@ def _cool(memory: Path, gpu_ids: list[str], limit_s: float) -> None:
         target.write_text(json.dumps(cooling.first), encoding="utf-8")
 
 
-def _tell(spooled: Spooled, placed: Placed, overlap: bool) -> None:
-    """Write into a result where it was made."""
+def _told(result: StageResult, placed: Placed, overlap: bool) -> StageResult:
+    """The result with a tag that says where it was made."""
     where = {"node": placed.node, "gpus": placed.gpus, "cores": _ranges(placed.cores), "overlap": overlap}
-    path = spooled.path / "result.json"
-    values = json.loads(path.read_text(encoding="utf-8"))
-    values["tags"] = {**values["tags"], "slim.placement": json.dumps(where)}
-    aside = path.with_name(".result.json")
-    aside.write_text(json.dumps(values), encoding="utf-8")
-    aside.replace(path)
+    return replace(result, tags={**result.tags, TAG.PLACEMENT: json.dumps(where)})
 
 
 def _ranges(numbers: tuple[int, ...]) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from slim.errors import Reason, StageError
 from slim.evaluate.divergence import Kept, Selection
 from slim.evaluate.passage import Passage
+from slim.files import replacing
 
 REFERENCE_FILE = "reference_logits.safetensors"
 SCHEMA = 1
@@ -139,9 +140,8 @@ def write(path: Path, passage: Passage, kept: Kept, vocab_size: int) -> None:
         "vocab_size": vocab_size,
         "window_tokens": passage.window,
     }
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={name: str(value) for name, value in metadata.items()})
-    partial.replace(path)
+    with replacing(path) as aside:
+        save_file(tensors, aside, metadata={name: str(value) for name, value in metadata.items()})
 
 
 @contextmanager

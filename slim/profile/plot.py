@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slim.device import MIB
+from slim.files import replacing
 from slim.profile.trace import Phase, Trace
 
 # Okabe and Ito's palette, which people with any colour vision tell apart; panels are also told apart by their labels.
@@ -85,6 +86,5 @@ def draw(shown: Sequence[Panel], phases: Sequence[Phase], path: Path, *, title: 
         axes[0].annotate(name, (middle, 1.0), (0, 3), ("data", "axes fraction"), "offset points", ha="center", fontsize=9)
     caption = ", ".join(f"{number}: {name}" for number, name in enumerate(short, 1))
     figure.suptitle(f"{title}    {caption}" if caption else title, fontsize=10)
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=130)
-    partial.replace(path)
+    with replacing(path) as aside:
+        figure.savefig(aside, format="png", dpi=130)

@@ -3,6 +3,7 @@
 import tempfile
 from pathlib import Path
 
+from slim.files import replacing
 from slim.registry.words import CARD
 from slim.store import Store, checkpoints
 from slim.store.connection import translated
@@ -17,9 +18,8 @@ def write_card(store: Store, model_id: str, text: str) -> bool:
             if _read(local / CARD) == text:
                 return False
             # A new file under the old name: what else is linked to the old one stays as it is, and nobody reads half a card.
-            aside = local / f".{CARD}.partial"
-            aside.write_text(text, encoding="utf-8")
-            aside.replace(local / CARD)
+            with replacing(local / CARD) as aside:
+                aside.write_text(text, encoding="utf-8")
             return True
         with tempfile.TemporaryDirectory() as directory:
             if any(file.path == CARD for file in store.client.list_logged_model_artifacts(model_id)):

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from slim.store.contract import TAG
+
 CARD: Final = "README.md"
 """Name of the model card beside a checkpoint's weights; a Hub repository shows that file."""
 
@@ -17,7 +19,7 @@ class VERSION:
     PRECISION = "slim.precision"
     ENGINE = "slim.engine"
     HARDWARE = "slim.hardware"
-    CONFIGURATION_RUN = "slim.configuration_run"
+    CONFIGURATION_RUN = TAG.CONFIGURATION_RUN
     STUDY_RUN = "slim.study_run"
     SWEEP_RUN = "slim.sweep_run"
     STAGE_RUNS: Mapping[str, str] = {stage: f"slim.{stage}_run" for stage in ("quantize", "evaluate", "profile")}

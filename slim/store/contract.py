@@ -30,6 +30,7 @@ class TAG:
     REPEAT = "slim.repeat"
     REUSED = "slim.reused"
     RETRIED = "slim.retried"
+    PLACEMENT = "slim.placement"
     HOST = "slim.host"
     PID = "slim.pid"
     HEARTBEAT = "slim.heartbeat"
@@ -37,6 +38,7 @@ class TAG:
     PUBLISHED = "slim.published"
     RECOMMENDED = "slim.recommended."
     MOVED = "slim.moved_to"
+    CONFIGURATION_RUN = "slim.configuration_run"
     PARENT = "mlflow.parentRunId"
     NOTE = "mlflow.note.content"
 

@@ -116,7 +116,7 @@ def _of_version(reader: Reader, name: str, *, alias: str | None, number: str) ->
     if version is None:
         raise UserError(f"model {what!r} is not registered; {_known(reader, name)}")
     title = f"{name} version {version.version}" + (f" ({alias})" if alias else "")
-    run_id = version.tags.get("slim.configuration_run")
+    run_id = version.tags.get(TAG.CONFIGURATION_RUN)
     source = str(version.source or "")
     model_id = getattr(version, "model_id", None) or (
         source.removeprefix("models:/") if source.startswith("models:/m-") else None
