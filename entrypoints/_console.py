@@ -247,7 +247,7 @@ def print_address(console: Console, store: Store, run_ids: list[str]) -> None:
     compared = (
         f"/#/compare-runs?runs={quote(json.dumps(run_ids, separators=(',', ':')))}&experiments=%5B%22{store.experiment_id}%22%5D"
     )
-    address = store.address.rstrip("/") if store.address.startswith("http") else "http://127.0.0.1:5000"
+    address = store.ui_address
     lines = ["In the MLflow UI:"]
     if not store.address.startswith("http"):
         program = Path(sys.executable).parent / "mlflow"

@@ -29,10 +29,9 @@ def main(dry_run: bool, **values: Any) -> None:
     from analysis import evidence
 
     run = evidence.keep(store, found, join=opt.joined_run())
-    address = store.address.rstrip("/") if store.address.startswith("http") else "http://127.0.0.1:5000"
     console.print(
         f"Study {run.run_id} is in experiment {store.experiment} of {store.address}; its report in the MLflow UI: "
-        f"{address}/#/experiments/{store.experiment_id}/runs/{run.run_id}/artifacts/{evidence.REPORT}",
+        f"{store.ui_address}/#/experiments/{store.experiment_id}/runs/{run.run_id}/artifacts/{evidence.REPORT}",
         highlight=False,
         markup=False,
         soft_wrap=True,

@@ -84,6 +84,11 @@ class Reader:
         """The store's address as it may be shown: without user name and password."""
         return shown(self.tracking_uri)
 
+    @property
+    def ui_address(self) -> str:
+        """Where MLflow's UI shows the store: at its server, else where ``mlflow ui`` listens unless told otherwise."""
+        return self.address.rstrip("/") if self.address.startswith("http") else "http://127.0.0.1:5000"
+
     @classmethod
     def open(cls, tracking_uri: str, experiment: str, *, create: bool = True) -> Self | None:
         """Open the store.
