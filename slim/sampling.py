@@ -27,6 +27,9 @@ PROCESSES_S = 1.0
 """Seconds between looks at who else computes on the GPUs, which take longer than a reading."""
 
 _READY_S = 60.0
+_MARK_S = 5.0
+"""At most, for a reading that was asked for."""
+
 _STOP_S = 10.0
 
 
@@ -125,7 +128,7 @@ class Source(Protocol):
         """Begin; the first reading is taken when this returns."""
 
     def mark(self) -> None:
-        """Ask for a reading now, between the regular ones."""
+        """Take a reading now, between the regular ones; it is taken when this returns, unless the source is stuck."""
 
     def stop(self) -> Taken:
         """End with a last reading."""
@@ -212,8 +215,12 @@ class ProcessSource:
             raise OSError("the sampling process did not start")
 
     def mark(self) -> None:
-        """See `Source`."""
+        """See `Source`. Were it not waited for, a short phase would end without a reading on a busy machine."""
         self._tell(b"m")
+        assert self._process is not None and self._process.stdout is not None
+        taken, _, _ = select.select([self._process.stdout], [], [], _MARK_S)
+        if taken:
+            os.read(self._process.stdout.fileno(), 64)
 
     def stop(self) -> Taken:
         """See `Source`. A process that has died leaves what it had read."""
@@ -301,6 +308,8 @@ def _loop(read: Reader, interval_s: float, file: Any) -> None:
             file.write(read().to_line())
             if not word or b"q" in word:
                 return
+            sys.stdout.write("m")
+            sys.stdout.flush()
         file.write(read().to_line())
 
 

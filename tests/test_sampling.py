@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -83,6 +84,23 @@ def test_the_process_ends_with_its_parent() -> None:
             return
         time.sleep(0.1)
     pytest.fail("still there")
+
+
+def test_a_marked_reading_is_taken_when_mark_returns() -> None:
+    source = ProcessSource(CpuDevice(), 1e6)
+    source.start()
+    assert source._process is not None
+    sampler = psutil.Process(source._process.pid)
+    sampler.suspend()
+    # The machine gives the sampler its turn only after a while.
+    threading.Timer(0.3, sampler.resume).start()
+    begin_s = time.perf_counter()
+    source.mark()
+    end_s = time.perf_counter()
+    source.mark()
+    first, *marked, last = [r.time_s for r in source.stop().readings]
+    assert len(marked) == 2
+    assert first < begin_s < marked[0] < end_s < marked[1] < last
 
 
 def test_a_process_that_cannot_start_gives_way_to_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
