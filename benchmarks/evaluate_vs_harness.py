@@ -43,7 +43,7 @@ TARGETS = {
     ("transformers", "cuda"): {"mmlu": 3.0},
     ("transformers", "cpu"): {"mmlu": 3.0},
 }
-DEFAULT_TASKS = {"cuda": ("mmlu:5:20", "hellaswag:0:1000", "gsm8k:5:256"), "cpu": ("mmlu:5:2", "hellaswag:0:100")}
+DEFAULT_TASKS = {"cuda": ("mmlu:5:10", "hellaswag:0:3000", "gsm8k:5:256"), "cpu": ("mmlu:5:2", "hellaswag:0:100")}
 RANDOM = "random-3b"
 SEED = 42
 CACHE_GIB = 2.0

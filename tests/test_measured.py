@@ -1,8 +1,11 @@
-"""The analysis on real measurements: 13 configurations on NVIDIA H200s, in two repeats."""
+"""The analysis on real measurements, in two repeats: 13 configurations on NVIDIA H200s, three on an H100."""
 
 import re
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from analysis import study
@@ -12,33 +15,34 @@ from slim.provenance import ROOT
 from slim.store import Store
 from tests import measured
 
-DATA = ROOT / "tests" / "data" / "h200"
-PAGE = ROOT / "docs" / "results-h200.md"
+H100 = ROOT / "tests" / "data" / "h100"
+H200 = ROOT / "tests" / "data" / "h200"
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     directory = tmp_path_factory.mktemp("h200")
     uri = f"sqlite:///{directory}/mlflow.db"
-    measured.restored(DATA, uri, directory / "artifacts")
+    measured.restored(H200, uri, directory / "artifacts")
     found = Store.open(uri, "slim", create=False)
     assert found is not None
     return found
 
 
-def by_name(kind: str) -> dict[str, list[dict[str, float]]]:
+def by_name(data: Path, kind: str) -> dict[str, list[dict[str, float]]]:
     """Metrics of the runs of a kind, by configuration without the prefix that all have, in the order of their repeats."""
     found: dict[str, list[dict[str, float]]] = {}
-    for row in measured.rows(DATA):
+    for row in measured.rows(data):
         if row["tags"]["slim.kind"] == kind:
             found.setdefault(row["tags"]["slim.config"].removeprefix("synthetic-"), []).append(row["metrics"])
     return found
 
 
-def test_the_page_says_what_was_measured() -> None:
+@pytest.mark.parametrize("data", [H100, H200], ids=lambda data: data.name)
+def test_the_page_says_what_was_measured(data: Path) -> None:
     """Each row of its tables is made again from the runs."""
-    lines = PAGE.read_text().splitlines()
-    profiles, configurations = by_name("profile"), by_name("configuration")
+    lines = (ROOT / "docs" / f"results-{data.name}.md").read_text().splitlines()
+    profiles, configurations = by_name(data, "profile"), by_name(data, "configuration")
     rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
     headers = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| configuration")]
     seen = set()
@@ -61,6 +65,7 @@ def test_the_page_says_what_was_measured() -> None:
 COLUMNS = {
     "TTFT ms": ("latency/ttft_mean_ms", 1),
     "TPOT ms": ("latency/tpot_mean_ms", 3),
+    "median TPOT ms": ("latency/tpot_p50_ms", 3),
     "best tok/s": ("throughput/output_tokens_per_s", 0),
     "batch of 8, ms": ("latency/amortized_b8_ms", 1),
     "weights MiB": ("memory/weights_mib", 0),
@@ -102,9 +107,26 @@ def test_a_study_of_them(store: Store) -> None:
 def test_what_the_page_says_of_repeats() -> None:
     """TPOT on vLLM: seven of nine configurations within 2 % between their repeats."""
     spreads = {}
-    for name, repeats in by_name("profile").items():
+    for name, repeats in by_name(H200, "profile").items():
         if name.endswith("@vllm"):
             first, second = (r["latency/tpot_mean_ms"] for r in repeats)
             spreads[name] = abs(first - second) / min(first, second)
     assert sum(spread < 0.02 for spread in spreads.values()) == 7
     assert max(spreads.values()) < 0.09
+
+
+def test_what_the_h100_page_says_of_interruptions() -> None:
+    """Gaps of more than twice the median: how many, and how much of the decoding time they take beyond it."""
+    requests = pd.read_parquet(H100 / "requests.parquet")
+    shares, gaps_each = [], []
+    for row in measured.rows(H100):
+        if row["tags"]["slim.kind"] == "profile":
+            mine = requests[requests["run_id"] == row["run_id"]]
+            gaps = np.concatenate([np.diff(np.asarray(t)) for t in mine["token_us"]]) / 1e3
+            median = np.median(gaps)
+            slow = gaps[gaps > 2 * median]
+            shares.append(round(100 * float((slow - median).sum() / gaps.sum()), 1))
+            gaps_each.append(len(gaps) / len(slow))
+            assert slow.max() < 26.2
+    assert sorted(shares)[:5] == [2.7, 2.8, 2.8, 2.9, 3.1] and max(shares) == 4.5
+    assert 85 < float(np.median(gaps_each)) < 95

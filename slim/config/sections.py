@@ -179,7 +179,8 @@ class WarmupConfig(Section):
     Attributes:
         min_requests: at least these.
         max_requests: at most these; reaching it unsettled is a validity flag.
-        tolerance: settled when the last five request times spread by less than this fraction of their mean.
+        tolerance: settled when the last five request times, or the medians of the last five and of the five before, differ by less
+            than this fraction of their mean.
     """
 
     min_requests: Positive = 10

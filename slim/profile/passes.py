@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import median
 
 from slim.config import WarmupConfig
 from slim.engines.base import Completion, Engine, GenerationRequest
@@ -15,7 +16,7 @@ from slim.records import OnProgress, Progress
 from slim.stats import relative_spread
 
 STEADY_WINDOW = 5
-"""Request times that have to agree before a warm-up counts as settled."""
+"""Request times that are looked at together to tell whether a warm-up has settled."""
 
 GROWTH_TO_GO_ON = 1.02
 """The throughput curve ends when a higher concurrency brings less than this factor."""
@@ -69,9 +70,23 @@ def warm_up(engine: Engine, requests: Sequence[GenerationRequest], config: Warmu
     for request in itertools.islice(itertools.cycle(requests), config.max_requests):
         times.append(engine.generate([request], 1)[0].e2e_s)
         on_progress(Progress("warm-up", len(times), None, "requests"))
-        if len(times) >= max(config.min_requests, STEADY_WINDOW) and relative_spread(times[-STEADY_WINDOW:]) < config.tolerance:
+        if len(times) >= config.min_requests and has_settled(times, config.tolerance):
             return Warmup(tuple(times), True)
     return Warmup(tuple(times), False)
+
+
+def has_settled(times_s: Sequence[float], tolerance: float) -> bool:
+    """Return whether request times have stopped changing.
+
+    They have when the last `STEADY_WINDOW` spread by less than ``tolerance`` of their mean, or when the medians of these and of as
+    many before them do. A host that interrupts single requests keeps their spread large for ever, but not the medians apart.
+    """
+    last, before = times_s[-STEADY_WINDOW:], times_s[-2 * STEADY_WINDOW : -STEADY_WINDOW]
+    if len(last) < STEADY_WINDOW:
+        return False
+    return relative_spread(last) < tolerance or (
+        len(before) == STEADY_WINDOW and relative_spread([median(before), median(last)]) < tolerance
+    )
 
 
 def latency(engine: Engine, requests: Sequence[GenerationRequest], on_progress: OnProgress) -> list[Completion]:
