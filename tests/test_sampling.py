@@ -1,11 +1,11 @@
 """Readings by another process, and by a thread."""
 
+import mmap
 import os
 import signal
 import subprocess
 import sys
 import threading
-import mmap
 import time
 
 import psutil
