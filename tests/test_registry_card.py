@@ -120,8 +120,8 @@ def test_tags_and_description_leave_out_what_is_unknown() -> None:
     ("header", "title", "repository", "licence"),
     [
         (
-            {"general.name": "A", "general.organization": "O", "general.license": "mit"},
-            "A of O",
+            {"general.name": "A run of training", "general.organization": "O", "general.license": "mit"},
+            "short of O",
             None,
             "mit",
         ),

@@ -66,11 +66,10 @@ def _gguf(path: Path | None, short_name: str, known_licence: str | None) -> Orig
     values = gguf.read_header(path).values if path is not None else {}
     url = str(values.get("general.base_model.0.repo_url", ""))
     repository = url.removeprefix(_HUB).strip("/")
-    title = str(values.get("general.name") or short_name)
-    if organisation := values.get("general.organization"):
-        title += f" of {organisation}"
+    # Not `general.name`: converters put the name of a training run there.
+    organisation = values.get("general.organization")
     return Origin(
-        title=title,
+        title=f"{short_name} of {organisation}" if organisation else short_name,
         repository=repository if url.startswith(_HUB) and hub.is_id(repository) else None,
         licence=_licence({"license": values.get("general.license")}) or known_licence,
         remark="The source is a GGUF file: its weights had been quantized once before, and were converted to bfloat16.",
