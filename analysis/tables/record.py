@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +15,9 @@ from slim.metrics import format_value, get
 Align = Literal["l", "r"]
 UNKNOWN = ""
 """A cell whose value is unknown; drawn as a dash."""
+
+_HEADER_WIDTH = 14
+"""Letters of a line of a header in LaTeX."""
 
 
 @dataclass(frozen=True)
@@ -58,20 +62,22 @@ class Table:
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def latex(self) -> str:
-        """Return a table environment that needs the package booktabs; unknown is an en dash."""
+        """Return a table environment that needs the packages booktabs and graphicx; unknown is an en dash.
+
+        Headers are broken into short lines, and a table that is wider than the text all the same is scaled down to it.
+        """
         lines = [
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{_latex(self.title)}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             rf"\begin{{tabular}}{{{''.join(self.align)}}}",
-        ]
-        lines += [
             r"\toprule",
-            _latex_row(self.headers),
+            " & ".join(_latex_header(h, align) for h, align in zip(self.headers, self.align, strict=True)) + r" \\",
             r"\midrule",
             *map(_latex_row, self.rows),
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
         ]
         if self.note:
             lines += ["", rf"\smallskip{{\footnotesize {_latex(self.note)}\par}}"]
@@ -119,6 +125,14 @@ _LATEX = {
 
 def _latex(value: str) -> str:
     return "".join(_LATEX.get(sign, sign) for sign in " ".join(value.split()))
+
+
+def _latex_header(value: str, align: Align) -> str:
+    lines = textwrap.wrap(value, _HEADER_WIDTH, break_long_words=False, break_on_hyphens=False)
+    if len(lines) < 2:
+        return _latex(value)
+    stacked = r" \\ ".join(map(_latex, lines))
+    return rf"\shortstack[{align}]{{{stacked}}}"
 
 
 def _latex_row(cells: Sequence[str]) -> str:

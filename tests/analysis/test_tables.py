@@ -3,6 +3,9 @@
 import csv
 import io
 import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -41,6 +44,22 @@ def test_latex_is_escaped_and_uses_booktabs() -> None:
     assert r"\begin{tabular}{lr}" in text
     assert [rule for rule in ("\\toprule", "\\midrule", "\\bottomrule") if rule not in text] == []
     assert r"note \$1" in text
+
+
+def test_wide_headers_are_broken_in_latex() -> None:
+    wide = Table("t", ("a", "memory, required (MiB)", "mean latency (ms)"), (("1", "2", "3"),), ("l", "r", "l"))
+    assert r"a & \shortstack[r]{memory, \\ required (MiB)} & \shortstack[l]{mean latency \\ (ms)} \\" in wide.latex()
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_latex_compiles_within_the_text(tmp_path: Path) -> None:
+    cells = tuple(f"a long cell of column {n}" for n in range(12))
+    wide = Table("All & sundry", tuple(f"column {n} of 100 % (MiB)" for n in range(12)), (cells,), ("l",) * 12, "A note_.")
+    head = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
+    (tmp_path / "t.tex").write_text("\n".join([head, wide.latex(), ODD.latex(), r"\end{document}"]))
+    done = subprocess.run(["pdflatex", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "Overfull" not in done.stdout
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30))
