@@ -1,7 +1,9 @@
 """Which configurations of a store a study looks at, one row each, and every run that is not among them with the reason."""
 
+import gc
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -61,6 +63,19 @@ class Selection:
         return self.frame
 
 
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Let Python's garbage collector wait: of millions of new objects, none of them garbage, it would look through all again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@_no_collection()
 def select(store: Reader, filters: Filters = EVERYTHING, *, whole: bool = False) -> Selection:
     """Read an experiment and return what the filters let through, merged.
 

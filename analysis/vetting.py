@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from functools import cache
 
 from slim.metrics import find
 from slim.store import SCHEMA, TAG, StoredRun
@@ -30,11 +31,10 @@ def fault(run: StoredRun) -> str | None:
     missing = [name for name in _IDENTITY if not run.params.get(name)]
     if missing:
         return f"no param {missing[0]}"
-    names = {f"param {key}": value for key, value in run.params.items() if key in _IDENTITY}
-    names["its name"] = run.tags.get(TAG.CONFIG, run.name)
-    for what, value in names.items():
+    for key in (*_IDENTITY, None):
+        value = run.tags.get(TAG.CONFIG, run.name) if key is None else run.params[key]
         if not value.isprintable() or len(value) > _LONGEST:
-            return f"{what} is {_shown(value)}"
+            return f"{'its name' if key is None else f'param {key}'} is {_shown(value)}"
     for what, moment_s in (("began", run.start_unix_s), ("ended", run.end_unix_s)):
         if moment_s is not None and not _FIRST_S <= moment_s <= _LAST_S:
             return f"it {what} {moment_s:.0f} s after 1970"
@@ -63,16 +63,25 @@ def _names_runs(text: str) -> bool:
 
 def _metrics(metrics: Mapping[str, float]) -> str | None:
     for key, value in metrics.items():
-        if find(key) is None or math.isnan(value):
+        least, most = _bounds(key)
+        if least <= value <= most or math.isnan(value):
             continue
         if abs(value) > _INFINITE:
             return f"{key} is infinite"
-        # An interval may reach below 0, and so may net energy where idle power was measured too high.
-        if value < 0 and key.startswith(_NEVER_BELOW_0) and not key.startswith("energy/net_") and not key.endswith("_ci_low"):
-            return f"{key} is {value:g}, below 0"
-        if key.startswith("accuracy/") and not 0 <= value <= 1:
-            return f"{key} is {value:g}, no fraction"
+        return f"{key} is {value:g}, no fraction" if most == 1 else f"{key} is {value:g}, below 0"
     return None
+
+
+@cache
+def _bounds(key: str) -> tuple[float, float]:
+    """The least and the greatest value that a metric may have; none are set for what is not in the catalogue."""
+    if find(key) is None:
+        return -math.inf, math.inf
+    if key.startswith("accuracy/"):
+        return 0, 1
+    # An interval may reach below 0, and so may net energy where idle power was measured too high.
+    is_signed = not key.startswith(_NEVER_BELOW_0) or key.startswith("energy/net_") or key.endswith("_ci_low")
+    return -_INFINITE if is_signed else 0, _INFINITE
 
 
 def _shown(value: object) -> str:

@@ -83,14 +83,18 @@ def main() -> int:
         print(f"first read       {first_s:8.2f} s, {frame} rows")
         later_s = max(timed(lambda: read(store))[0] for _ in range(arguments.later_runs))
         print(f"later read       {later_s:8.2f} s, nothing changed")
-        changed_s = 0.0
+        changed_s, noticed = 0.0, True
         for _ in range(arguments.later_runs):
             change(store)
             settle()
-            changed_s = max(changed_s, timed(lambda: read(store))[0])
-        print(f"later read       {changed_s:8.2f} s, a run added, one changed, one deleted")
+            one_s, rows = timed(lambda: read(store))
+            # One came and one went; the one that was changed, the same each time, is flagged and so left out.
+            changed_s, noticed = max(changed_s, one_s), noticed and rows == arguments.runs - 1
+        print(
+            f"later read       {changed_s:8.2f} s, a run added, one changed, one deleted: {'noticed' if noticed else 'NOT NOTICED'}"
+        )
     ratio = first_s / peer_s
-    met = ratio <= TARGET_RATIO and max(later_s, changed_s) < TARGET_LATER_S and found == arguments.runs
+    met = ratio <= TARGET_RATIO and max(later_s, changed_s) < TARGET_LATER_S and noticed and found == frame == arguments.runs
     told = f"first read {ratio:.2f}x of MLflow's search (target 1.00x), later {max(later_s, changed_s):.2f} s (target {TARGET_LATER_S:.0f} s)"
     print(f"{told}: {'met' if met else 'missed'}")
     return 0 if met else 1
@@ -205,7 +209,11 @@ def _write(store: Store, sweep: str, index: int) -> None:
         TAG.STAGE_RUNS: json.dumps({"profile": [f"{index:032x}"]}),
     }
     run_id = store.begin("configuration", name, parent=sweep, params=params, tags=tags)
-    store.log(run_id, metrics={key: 1.0 + 0.01 * n + 0.001 * index for n, key in enumerate(_METRICS)})
+    # Accuracies are fractions, and what could not be one would be left out.
+    bases = (0.3 if key.startswith("accuracy/") else 1.0 for key in _METRICS)
+    store.log(
+        run_id, metrics={key: b * (1 + 0.01 * n + 0.001 * index) for n, (key, b) in enumerate(zip(_METRICS, bases, strict=True))}
+    )
     store.finish(run_id)
 
 

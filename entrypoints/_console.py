@@ -16,11 +16,11 @@ from analysis.summary import Summary
 from slim.advice import ADVICE
 from slim.flush import Flushed
 from slim.metrics import format_value, get
-from slim.plan import Plan
+from slim.outcomes import Event, SweepOutcome
+from slim.planned import Plan
 from slim.records import Progress
 from slim.single import StageOutcome
 from slim.store import TAG, Store
-from slim.sweep import Event, SweepOutcome
 
 _LINE_INTERVAL_S = 10.0
 

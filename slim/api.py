@@ -15,11 +15,12 @@ from slim.errors import ConfigError, StoreAwayError
 from slim.flush import Flushed
 from slim.flush import flush as _flush
 from slim.jobs import Spool
-from slim.plan import Plan
+from slim.outcomes import Event, OnEvent, SweepOutcome
+from slim.planned import Plan
 from slim.records import Stage
 from slim.single import StageOutcome, run_stage
 from slim.store import Store, check_address, default_tracking_uri, experiment_of
-from slim.sweep import Event, OnEvent, SweepOutcome, SweepRun
+from slim.sweep import SweepRun
 
 
 def _ignore(_: Event) -> None:

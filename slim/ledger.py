@@ -13,7 +13,7 @@ from slim import aggregate, comparison, models, references
 from slim import checkpoint as checkpoints
 from slim.evaluate import had_reference
 from slim.jobs import Spool, Spooled
-from slim.plan import Plan, PlannedConfiguration, PlannedStage
+from slim.planned import Plan, PlannedConfiguration, PlannedStage
 from slim.records import Against, Failure, StageResult
 from slim.store import TAG, Store, StoredRun
 

@@ -6,7 +6,7 @@ from slim import models
 from slim.errors import StoreError
 from slim.evaluate import REFERENCE_FILE, has_reference
 from slim.jobs import Spool
-from slim.plan import PlannedConfiguration
+from slim.planned import PlannedConfiguration
 from slim.records import Against, Failure
 from slim.store import Store
 

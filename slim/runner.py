@@ -13,7 +13,7 @@ from slim.cooling import Cooling
 from slim.errors import Reason, StageError, UserError
 from slim.executor import LocalExecutor, Outcome
 from slim.jobs import Job, Spool, Spooled, StageOrder
-from slim.plan import PlannedConfiguration, PlannedStage
+from slim.planned import PlannedConfiguration, PlannedStage
 from slim.records import Against, Progress
 
 OnStageProgress = Callable[[str, str, Progress], None]

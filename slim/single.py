@@ -9,11 +9,12 @@ from slim.cluster import opening
 from slim.errors import Reason, StageError
 from slim.jobs import Spool, Spooled
 from slim.ledger import flat, identity
-from slim.plan import Plan, PlannedConfiguration, PlannedStage
+from slim.outcomes import Event, EventKind, OnEvent
+from slim.planned import Plan, PlannedConfiguration, PlannedStage
 from slim.records import NOTHING, Failure, Progress, Stage
 from slim.runner import Runner
 from slim.store import Store, StoredRun
-from slim.sweep import Event, EventKind, OnEvent, alone
+from slim.sweep import alone
 from slim.timeleft import StepLeft
 
 

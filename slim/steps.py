@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from slim.jobs import Spooled
 from slim.ledger import Entry, Ledger
-from slim.plan import PlannedStage
+from slim.planned import PlannedStage
 from slim.records import NOTHING, Failure
 from slim.runner import Runner
 

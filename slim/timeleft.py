@@ -3,7 +3,7 @@
 import time
 from collections import deque
 
-from slim.plan import Plan
+from slim.planned import Plan
 from slim.records import Progress
 
 _SEEN_AT_LEAST_S = 2.0

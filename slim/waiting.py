@@ -15,7 +15,7 @@ from slim import precisions
 from slim.config import SweepConfig
 from slim.files import replacing
 from slim.jobs import Spool
-from slim.plan import Plan, PlannedConfiguration, PlannedReference, PlannedStage
+from slim.planned import Plan, PlannedConfiguration, PlannedReference, PlannedStage
 from slim.provenance import Environment
 from slim.records import Failure, ModelSource
 from slim.store import Store, shown

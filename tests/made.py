@@ -9,7 +9,7 @@ from slim import precisions
 from slim.config import SweepConfig
 from slim.jobs import Spool
 from slim.ledger import Ledger
-from slim.plan import Plan, PlannedConfiguration, PlannedStage
+from slim.planned import Plan, PlannedConfiguration, PlannedStage
 from slim.provenance import Environment, Hardware
 from slim.records import ModelSource, StageResult
 from slim.store import Store

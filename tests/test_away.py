@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from slim import api, sweep
+from slim.outcomes import Event
 from slim.provenance import ROOT
 from slim.store import TAG, Store
-from slim.sweep import Event
 from tests.test_sweep import free_port, serve, stop
 from tests.unmeasured import NAMES, Made, config, value
 

@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from entrypoints._console import Watcher
+from slim.outcomes import Event
 from slim.records import Progress
-from slim.sweep import Event
 
 RUNNING = Event(
     "progress",

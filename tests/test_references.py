@@ -12,7 +12,7 @@ from slim.config import SweepConfig
 from slim.errors import Reason, StoreError
 from slim.evaluate import REFERENCE_FILE
 from slim.jobs import Spool
-from slim.plan import Plan, PlannedConfiguration
+from slim.planned import Plan, PlannedConfiguration
 from slim.records import Against, Failure, StageResult
 from slim.store import TAG, Store
 

@@ -19,11 +19,11 @@ from slim.config import SweepConfig
 from slim.errors import NotStoredError, Reason, StageError
 from slim.evaluate import REFERENCE_FILE
 from slim.jobs import Spooled
-from slim.plan import PlannedConfiguration
+from slim.outcomes import Event
+from slim.planned import PlannedConfiguration
 from slim.provenance import ROOT
 from slim.runner import Runner
 from slim.store import TAG, Store, StoredRun
-from slim.sweep import Event
 from tests.made import SMALL
 from tests.servers import free_port, serve, stop
 

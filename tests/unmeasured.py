@@ -10,10 +10,10 @@ from slim import api
 from slim.config import SweepConfig
 from slim.errors import Reason
 from slim.jobs import Spooled
-from slim.plan import PlannedConfiguration, PlannedStage
+from slim.outcomes import SweepOutcome
+from slim.planned import PlannedConfiguration, PlannedStage
 from slim.records import Against, Failure, StageResult
 from slim.runner import Runner
-from slim.sweep import SweepOutcome
 
 NAMES = ("bf16@vllm", "fp16@vllm", "bf16@transformers", "fp16@transformers")
 

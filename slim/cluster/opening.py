@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from slim.cluster import connection
 from slim.jobs import Spool
-from slim.plan import Plan
+from slim.planned import Plan
 
 if TYPE_CHECKING:
     from slim.cluster.executor import RayExecutor

@@ -3,26 +3,21 @@
 `SweepConfig.load` is the one function here that opens a file, and only the sweep file itself.
 """
 
+from slim.config.profile import BatchConfig, EnergyConfig, LoadConfig, ProfileConfig, PromptsConfig, WarmupConfig
+from slim.config.section import Section
 from slim.config.sections import (
-    BatchConfig,
     ComparisonConfig,
-    EnergyConfig,
     EnginesConfig,
     EvaluateConfig,
     ExecutorConfig,
     InterpretersConfig,
-    LoadConfig,
     ModelEntry,
     PrecisionEntry,
-    ProfileConfig,
-    PromptsConfig,
     QuantizeConfig,
-    Section,
     TaskEntry,
     TimeoutsConfig,
     TransformersOptions,
     VllmOptions,
-    WarmupConfig,
 )
 from slim.config.sweep import SweepConfig, parse_precision
 

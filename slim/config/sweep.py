@@ -8,6 +8,8 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from slim import precisions
 from slim.config import reading
+from slim.config.profile import ProfileConfig
+from slim.config.section import Name, Section
 from slim.config.sections import (
     ComparisonConfig,
     EnginesConfig,
@@ -15,11 +17,8 @@ from slim.config.sections import (
     ExecutorConfig,
     InterpretersConfig,
     ModelEntry,
-    Name,
     PrecisionEntry,
-    ProfileConfig,
     QuantizeConfig,
-    Section,
     TimeoutsConfig,
 )
 from slim.errors import ConfigError

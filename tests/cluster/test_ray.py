@@ -12,7 +12,7 @@ from benchmarks import stand_in
 from slim import api
 from slim.cluster import connection
 from slim.config import SweepConfig
-from slim.sweep import Event
+from slim.outcomes import Event
 
 pytestmark = pytest.mark.slow
 SLEEPS = {"quantize": 0.6, "profile": 0.8, "evaluate": 0.6}

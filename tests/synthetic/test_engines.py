@@ -8,8 +8,8 @@ import pytest
 from slim import api, models
 from slim.config import ModelEntry, SweepConfig
 from slim.engines import EngineSpec, GenerationRequest, open_engine
+from slim.outcomes import Event
 from slim.store import TAG
-from slim.sweep import Event
 from tests.made import SMALL
 from tests.synthetic.configs import PARAMETERS, write
 

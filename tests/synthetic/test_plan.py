@@ -8,7 +8,7 @@ import pytest
 from slim import plan as planning
 from slim.config import SweepConfig
 from slim.errors import ConfigError, Reason
-from slim.plan import Plan
+from slim.planned import Plan
 from tests.synthetic.configs import write
 
 TASKS = {"tasks": [{"name": "slim_facts", "limit": 6}]}
