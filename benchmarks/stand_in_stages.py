@@ -15,6 +15,7 @@ from slim import worker
 from slim.evaluate import REFERENCE_FILE
 from slim.jobs import Draft, Spool, StageOrder
 from slim.records import Progress, StageResult
+from slim.stages import Work
 
 STEPS = 4
 STEP_S = 0.1
@@ -32,12 +33,12 @@ def _number(key: str) -> float:
     return int(key[:6], 16) / 0xFFFFFF
 
 
-def _step(work: worker.Work, done: int) -> None:
+def _step(work: Work, done: int) -> None:
     time.sleep(STEP_S)
     work.on_progress(Progress("work", done, STEPS))
 
 
-def _quantize(work: worker.Work, order: StageOrder, draft: Draft) -> StageResult:
+def _quantize(work: Work, order: StageOrder, draft: Draft) -> StageResult:
     draft.checkpoint.mkdir()
     for done, file in enumerate(sorted(work.source.iterdir())):
         shutil.copy2(file, draft.checkpoint)
@@ -46,14 +47,14 @@ def _quantize(work: worker.Work, order: StageOrder, draft: Draft) -> StageResult
     return StageResult("quantize", order.key, {"size/parameters": float(made.parameters)}, has_checkpoint=True)
 
 
-def _profile(work: worker.Work, order: StageOrder, draft: Draft) -> StageResult:
+def _profile(work: Work, order: StageOrder, draft: Draft) -> StageResult:
     for done in range(STEPS):
         _step(work, done + 1)
         (draft.artifacts / "latency.txt").write_text("1\n" * done)
     return StageResult("profile", order.key, {"latency/e2e_mean_ms": 1 + _number(order.key), "size/checkpoint_gb": 1.0})
 
 
-def _evaluate(work: worker.Work, order: StageOrder, draft: Draft) -> StageResult:
+def _evaluate(work: Work, order: StageOrder, draft: Draft) -> StageResult:
     pieces, against = Spool(work.job.spool).pieces(order.key), work.job.against
     found: list[float] = []
     for number in range(STEPS):

@@ -313,6 +313,7 @@ class SweepRun:
         return None
 
     def keep(self, entry: Entry, results: Results) -> None:
+        self._time_left.step_ended(entry.planned.name)
         for stage, spooled in results:
             entry.waiting.append((stage, spooled))
             entry.failure = entry.failure or spooled.result.failure

@@ -60,57 +60,52 @@ class TimeLeft:
 
     def __init__(self, plan: Plan, lanes: int = 1) -> None:
         self._lanes = lanes
-        self._estimates: dict[tuple[str, str], float] = {(c.name, s.stage): 0.0 for c in plan.configurations for s in c.stages}
+        # Of a configuration's stage, an estimate for each repeat that has not begun.
+        self._ahead: dict[tuple[str, str], list[float]] = {}
         for c in plan.configurations:
             for s in c.stages:
                 if s.to_run and c.run is None and c.failure is None:
-                    self._estimates[c.name, s.stage] += s.estimate_s
-        self._spent: dict[tuple[str, str], float] = {}
-        self._current: dict[str, tuple[str, float]] = {}
+                    self._ahead.setdefault((c.name, s.stage), []).append(s.estimate_s)
+        self._done: list[tuple[str, float, float]] = []  # stage, estimate, what it took
+        self._current: dict[str, tuple[str, float, float]] = {}  # by configuration: stage, when it began, estimate
 
     def progress(self, name: str, stage: str, _: Progress) -> None:
         """A stage reports."""
         if self._lanes == 1:
             for other in [n for n in self._current if n != name]:
-                self._leave(other)
+                self.step_ended(other)
         if name not in self._current or self._current[name][0] != stage:
-            self._leave(name)
-            self._current[name] = (stage, time.monotonic())
+            self.step_ended(name)
+            ahead = self._ahead.get((name, stage))
+            self._current[name] = (stage, time.monotonic(), ahead.pop(0) if ahead else 0.0)
+
+    def step_ended(self, name: str) -> None:
+        """What was under way of a configuration has ended; what it does next, though the same stage, is another repeat."""
+        if name in self._current:
+            stage, entered_s, estimate = self._current.pop(name)
+            self._done.append((stage, estimate, time.monotonic() - entered_s))
 
     def ended(self, name: str) -> None:
         """A configuration has nothing left to do."""
-        if self._lanes == 1:
-            for other in list(self._current):
-                self._leave(other)
-        self._leave(name)
-        for key in self._estimates:
-            if key[0] == name and key not in self._spent:
-                self._estimates[key] = 0.0
-
-    def _leave(self, name: str) -> None:
-        if name in self._current:
-            stage, entered_s = self._current.pop(name)
-            self._spent[name, stage] = self._spent.get((name, stage), 0.0) + time.monotonic() - entered_s
+        for other in list(self._current) if self._lanes == 1 else [name]:
+            self.step_ended(other)
+        for key in [key for key in self._ahead if key[0] == name]:
+            del self._ahead[key]
 
     def left_s(self) -> float:
         """Wall seconds to the end."""
-        running = {(name, stage): entered_s for name, (stage, entered_s) in self._current.items()}
-        left = 0.0
-        longest: dict[str, float] = {}
-        for key, estimate in self._estimates.items():
-            if key in self._spent and key not in running:
-                continue
-            expected = estimate * self._factor(key[1])
-            if key in running:
-                expected = max(0.0, expected - (time.monotonic() - running[key]))
-            left += expected
-            longest[key[0]] = longest.get(key[0], 0.0) + expected
+        left: dict[str, float] = {}
+        for (name, stage), estimates in self._ahead.items():
+            left[name] = left.get(name, 0.0) + sum(estimates) * self._factor(stage)
+        for name, (stage, entered_s, estimate) in self._current.items():
+            expected = estimate * self._factor(stage) - (time.monotonic() - entered_s)
+            left[name] = left.get(name, 0.0) + max(0.0, expected)
         # The steps of one configuration come one after another however many lanes there are.
-        return max(left / self._lanes, max(longest.values(), default=0.0))
+        return max(sum(left.values()) / self._lanes, max(left.values(), default=0.0))
 
     def _factor(self, stage: str) -> float:
         """How much longer such stages took than estimated; all stages together where none of the kind has ended yet."""
-        ended = [(k, s) for k, s in self._spent.items() if self._estimates.get(k)]
-        alike = [(k, s) for k, s in ended if k[1] == stage] or ended
-        expected, actual = sum(self._estimates[k] for k, _ in alike), sum(s for _, s in alike)
+        ended = [(kind, estimate, actual) for kind, estimate, actual in self._done if estimate]
+        alike = [one for one in ended if one[0] == stage] or ended
+        expected, actual = sum(one[1] for one in alike), sum(one[2] for one in alike)
         return min(10.0, max(0.1, actual / expected)) if expected > 0 else 1.0

@@ -58,6 +58,31 @@ def test_a_stage_that_took_twice_as_long_doubles_the_others_of_its_kind(clock: S
     assert left.left_s() == 0
 
 
+def test_a_repeat_that_has_ended_leaves_the_others(clock: SimpleNamespace) -> None:
+    each = [SimpleNamespace(stage="profile", to_run=True, estimate_s=10.0) for _ in range(3)]
+    names = [SimpleNamespace(name=name, run=None, failure=None, stages=list(each)) for name in "ab"]
+    left = TimeLeft(SimpleNamespace(configurations=names))  # type: ignore[arg-type]
+    assert left.left_s() == 60
+    for number in range(6):
+        left.progress("ab"[number % 2], "profile", Progress("start", 0, None))
+        left.progress("ab"[number % 2], "profile", Progress("latency", 1, 2))
+        assert left.left_s() == 60 - 10 * number
+        clock.s += 10
+    left.ended("a")
+    assert left.left_s() == 0
+
+
+def test_repeats_of_one_configuration_that_follow_each_other(clock: SimpleNamespace) -> None:
+    each = [SimpleNamespace(stage="profile", to_run=True, estimate_s=10.0) for _ in range(3)]
+    left = TimeLeft(SimpleNamespace(configurations=[SimpleNamespace(name="a", run=None, failure=None, stages=each)]))  # type: ignore[arg-type]
+    for number in range(3):
+        left.progress("a", "profile", Progress("start", 0, None))
+        assert left.left_s() == 20 * (3 - number) - 10 * (number == 0) * 3
+        clock.s += 20
+        left.step_ended("a")
+    assert left.left_s() == 0
+
+
 def test_lanes_share_what_is_left_but_not_one_configurations_stages(clock: SimpleNamespace) -> None:
     alike = plan(**{name: {"profile": 10.0} for name in "abcd"})
     left = TimeLeft(alike, lanes=2)

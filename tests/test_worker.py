@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from slim import models, worker
+from slim import models, stages, worker
 from slim.config import EvaluateConfig, ModelEntry, ProfileConfig, QuantizeConfig
 from slim.device import CpuDevice
 from slim.engines import EngineSpec
@@ -142,7 +142,7 @@ def test_quantizing_has_its_own_energy_where_there_is_a_counter(
     made = SimpleNamespace(checkpoint=Checkpoint(tmp_path, "k", 100, 50), params={}, datasets=())
     monkeypatch.setattr("slim.quantize.quantize", lambda *_, **__: made)
     source = ModelSource("m", "local", None, "f", "m", tmp_path)
-    work = worker.Work(Job(source, "gptq-int4", 1, tmp_path), tmp_path, device, ignore_progress)
-    found = worker.run_quantize(work, order("quantize", QuantizeConfig()), Draft(tmp_path)).metrics
+    work = stages.Work(Job(source, "gptq-int4", 1, tmp_path), tmp_path, device, ignore_progress)
+    found = stages.run_quantize(work, order("quantize", QuantizeConfig()), Draft(tmp_path)).metrics
     assert found.get("quantize/energy_j") == energy_j
     assert found["quantize/peak_mib"] > 1
