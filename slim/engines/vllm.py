@@ -163,9 +163,9 @@ class VllmEngine:
     def score(self, requests: Sequence[ScoreRequest], batch_size: int) -> list[tuple[Score, ...]]:
         """See `slim.engines.base.Engine`; the engine batches by itself, so ``batch_size`` is not used."""
         check_scores(requests, batch_size, self._info)
-        limit, block = self._info.max_model_len, self._engine.vllm_config.cache_config.block_size
+        block = self._engine.vllm_config.cache_config.block_size
         answers: dict[tuple[int, int], dict[int, Score]] = defaultdict(dict)
-        jobs = [job for i, request in enumerate(requests) for job in vllm_requests.scoring_jobs(i, request, limit, block)]
+        jobs = [job for i, request in enumerate(requests) for job in vllm_requests.scoring_jobs(i, request, block)]
         if self._score([job.without_cache() for job in self._score(jobs, answers)], answers):
             raise StageError(Reason.ENGINE_CRASH, "vLLM left out log-probabilities that it was asked for")
         return [

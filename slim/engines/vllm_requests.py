@@ -1,8 +1,9 @@
 """Requests in vLLM's words, and its answers in ours. Imported by `slim.engines.vllm` alone, which prepares the process.
 
 vLLM scores a token either inside the prompt (``prompt_logprobs``) or as a candidate for the one token that it always
-generates (``logprob_token_ids``). All single-token continuations of a context take the second way together, as one
-request; a longer continuation takes the first. By default vLLM does not read the prefix cache for prompt
+generates (``logprob_token_ids``). The last token of a continuation takes the second way, which saves computing anything for
+it; continuations that differ in it alone, such as all single-token ones of a context, are one request. What comes before it takes the
+first. By default vLLM does not read the prefix cache for prompt
 log-probabilities, since it has none for the cached tokens. Those of the context are not wanted here, so it is told to
 read it. Continuations that begin alike up to the end of a block of the cache would find each other's tokens there; what
 they begin with is asked for once, and the rest of each as the continuation of a longer context. What was found in the
@@ -112,8 +113,6 @@ class ScoringJob:
         part: 0 for continuations and for what several begin with, 1 for what follows that.
         greedy: whether what is most likely is wanted.
         read_cache: whether the prefix cache may be read.
-        max_model_len: of the engine.
-        last_as_candidate: whether the last token is scored for the place after the prompt, also where there is room for it.
     """
 
     owner: int
@@ -123,29 +122,20 @@ class ScoringJob:
     part: int
     greedy: bool
     read_cache: bool
-    max_model_len: int
-    last_as_candidate: bool
 
     @property
     def prompt(self) -> tuple[int, ...]:
         """Tokens that vLLM is given."""
-        tokens = self.context + self.continuations[0]
-        return tokens[:-1] if self._last_apart else tokens
+        return self.context + self.continuations[0][:-1]
 
     @property
     def params(self) -> Any:
         """Sampling parameters."""
         return logprob_params(
             in_prompt=None if len(self.continuations[0]) == 1 else int(self.greedy),
-            candidates=tuple(sorted({c[-1] for c in self.continuations})) if self._last_apart else (),
+            candidates=tuple(sorted({c[-1] for c in self.continuations})),
             read_cache=self.read_cache,
         )
-
-    @property
-    def _last_apart(self) -> bool:
-        """Whether the last token is scored as a candidate, for the place after the prompt."""
-        first = self.continuations[0]
-        return self.last_as_candidate or len(first) == 1 or len(self.context) + len(first) >= self.max_model_len
 
     def answers(self, found: Found) -> list[Score] | None:
         """Return the scores that stand in vLLM's tables; None when some were not computed because of the cache.
@@ -161,8 +151,7 @@ class ScoringJob:
             if start < 0 or found.cached_tokens >= len(self.context):
                 return None
             rows = found.rows(start)
-        if self._last_apart:
-            rows.append(found.last())
+        rows.append(found.last())
         scores = []
         for continuation in self.continuations:
             score = self._score(continuation, rows)
@@ -186,13 +175,12 @@ class ScoringJob:
         return replace(self, read_cache=False)
 
 
-def scoring_jobs(owner: int, request: ScoreRequest, max_model_len: int, block_tokens: int) -> Iterator[ScoringJob]:
+def scoring_jobs(owner: int, request: ScoreRequest, block_tokens: int) -> Iterator[ScoringJob]:
     """Yield the jobs that score a request.
 
     Args:
         owner: place of the request.
         request: what to score.
-        max_model_len: of the engine.
         block_tokens: tokens a block of the prefix cache.
     """
 
@@ -201,11 +189,8 @@ def scoring_jobs(owner: int, request: ScoreRequest, max_model_len: int, block_to
         continuations: Sequence[tuple[int, ...]],
         context: tuple[int, ...] = request.context,
         part: int = 0,
-        last_as_candidate: bool = False,
     ) -> ScoringJob:
-        return ScoringJob(
-            owner, tuple(places), context, tuple(continuations), part, request.greedy, True, max_model_len, last_as_candidate
-        )
+        return ScoringJob(owner, tuple(places), context, tuple(continuations), part, request.greedy, read_cache=True)
 
     whole = request.continuations
     singles = [place for place, c in enumerate(whole) if len(c) == 1]
@@ -221,7 +206,7 @@ def scoring_jobs(owner: int, request: ScoreRequest, max_model_len: int, block_to
             continue
         # The block that these fill would be found in the cache by all but the first.
         for some in _batched(longer):
-            yield job(some, [whole[place][: missing + 1] for place in some], last_as_candidate=True)
+            yield job(some, [whole[place][: missing + 1] for place in some])
         for place in longer:
             tail = whole[place][missing + 1 :]
             if tail:

@@ -14,7 +14,7 @@ BLOCK = 16
 def jobs_of(context: int, *continuations: tuple[int, ...]) -> list[tuple[int, tuple[tuple[int, ...], ...]]]:
     """Tokens of each job's context and the continuations it scores, for a context of so many tokens."""
     request = ScoreRequest((1,) * context, continuations, greedy=False)
-    return [(len(job.context), job.continuations) for job in requests.scoring_jobs(0, request, 4096, BLOCK)]
+    return [(len(job.context), job.continuations) for job in requests.scoring_jobs(0, request, BLOCK)]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_nothing_is_asked_of_the_cache_in_vain(context: int, continuations: list
     request = ScoreRequest((1,) * context, tuple(continuations), greedy=False)
     cache: set[tuple[int, ...]] = set()
     scored: dict[int, dict[int, tuple[int, ...]]] = {}
-    for job in requests.scoring_jobs(0, request, 4096, BLOCK):
+    for job in requests.scoring_jobs(0, request, BLOCK):
         ends = range(BLOCK, len(job.prompt) + 1, BLOCK)
         cached = max((end for end in ends if end < len(job.prompt) and job.prompt[:end] in cache), default=0)
         if len(job.continuations[0]) > 1:
@@ -63,8 +63,8 @@ def test_nothing_is_asked_of_the_cache_in_vain(context: int, continuations: list
 
 def test_all_single_tokens_of_a_context_are_one_request() -> None:
     request = ScoreRequest((1, 2, 3), ((5,), (6, 7), (4,)))
-    jobs = list(requests.scoring_jobs(3, request, 4096, BLOCK))
-    assert [(job.owner, job.places, job.prompt) for job in jobs] == [(3, (0, 2), (1, 2, 3)), (3, (1,), (1, 2, 3, 6, 7))]
+    jobs = list(requests.scoring_jobs(3, request, BLOCK))
+    assert [(job.owner, job.places, job.prompt) for job in jobs] == [(3, (0, 2), (1, 2, 3)), (3, (1,), (1, 2, 3, 6))]
     assert jobs[0].params.logprob_token_ids == [4, 5]
     assert jobs[0].params.prompt_logprobs is None
     assert [job.params.prompt_logprobs for job in jobs[1:]] == [1]
