@@ -145,6 +145,13 @@ CATALOGUE: tuple[Metric, ...] = (
         "Inter-token latency: gaps between consecutive tokens, pooled over requests, concurrency 1.",
     ),
     Metric("latency/e2e_<s>_ms", "ms", _DOWN, "Request handed over to last token, concurrency 1."),
+    Metric(
+        "latency/stalled_pct",
+        "%",
+        _NONE,
+        "Share of the time between tokens that gaps of more than twice the median take beyond it: interruptions by the host.",
+        2,
+    ),
     Metric("throughput/output_tokens_per_s", "tok/s", _UP, "Output tokens over wall time at the best concurrency tried.", 1),
     Metric("throughput/total_tokens_per_s", "tok/s", _UP, "Prompt and output tokens over wall time at that concurrency.", 1),
     Metric("throughput/requests_per_s", "req/s", _UP, "Requests over wall time at that concurrency.", 3),

@@ -1,5 +1,6 @@
 """Metrics and validity of a profile, derived from its raw records. Pure functions."""
 
+import statistics
 from collections.abc import Sequence
 
 from slim import stats
@@ -36,7 +37,21 @@ def latency_metrics(done: Sequence[Completion]) -> dict[str, float]:
         if interval:
             metrics[f"latency/{name}_mean_ms_ci_low"] = 1e3 * interval.low
             metrics[f"latency/{name}_mean_ms_ci_high"] = 1e3 * interval.high
+    if samples["itl"]:
+        metrics["latency/stalled_pct"] = 100 * stalled(samples["itl"])
     return metrics
+
+
+def stalled(gaps_s: Sequence[float]) -> float:
+    """Return the share of the time between tokens that gaps of more than twice the median take beyond the median.
+
+    An engine's steps at concurrency 1 are alike; what makes one of them several times longer is the host.
+
+    Raises:
+        statistics.StatisticsError: there are no gaps.
+    """
+    median = statistics.median(gaps_s)
+    return sum(gap - median for gap in gaps_s if gap > 2 * median) / total if (total := sum(gaps_s)) > 0 else 0.0
 
 
 def throughput_metrics(curve: Sequence[CurvePoint]) -> dict[str, float]:

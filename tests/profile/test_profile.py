@@ -244,6 +244,22 @@ def test_an_invalid_profile_says_why(tmp_path: Path) -> None:
     assert found.tags["slim.validity"] == "clocks_throttled:hw_slowdown,gpu_shared"
 
 
+@pytest.mark.parametrize(
+    ("gaps_s", "share"),
+    [
+        ([2.0, 2.0, 2.0, 2.0], 0.0),
+        # Twice the median is no interruption yet.
+        ([2.0, 2.0, 2.0, 4.0], 0.0),
+        ([2.0, 2.0, 2.0, 10.0], 8 / 16),
+        ([1.0, 2.0, 3.0, 12.0, 2.0], 10 / 20),
+        ([0.0, 0.0], 0.0),
+        ([5.0], 0.0),
+    ],
+)
+def test_time_that_the_host_took(gaps_s: list[float], share: float) -> None:
+    assert summary.stalled(gaps_s) == pytest.approx(share)
+
+
 def test_warm_up_goes_on_until_times_agree() -> None:
     class Slow(FakeEngine):
         """Each request is faster than the one before, down to a floor."""
