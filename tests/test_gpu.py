@@ -1,20 +1,25 @@
 """Instruments against what is known about a GPU, where there is one: memory that was allocated, the counter, the bus."""
 
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from slim.config import BatchConfig
+from slim import api
+from slim.config import BatchConfig, SweepConfig
 from slim.device import NvmlDevice, allocation, open_device
 from slim.engines import Engine, EngineSpec, open_engine
 from slim.engines.base import GenerationRequest
+from slim.errors import Reason
 from slim.profile import bandwidth, batches, energy
 from slim.profile.trace import Monitor
 from slim.provenance import probe
 from slim.records import ignore_progress
+from slim.store import TAG
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.skipif(probe().hardware.device != "cuda", reason="needs a GPU")
@@ -127,3 +132,48 @@ def test_the_search_for_the_largest_batch_ends_at_the_memory_and_leaves_the_engi
     assert held is not None
     assert after is not None
     assert after.current <= held.current + (1 << 20)
+
+
+_HOLD = """
+import sys, torch
+torch.zeros(1, device="cuda")
+block = torch.empty(torch.cuda.mem_get_info()[0] - int(sys.argv[1]), dtype=torch.uint8, device="cuda")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def full_device() -> Iterator[None]:
+    """Another process holds all of the GPU's memory but 150 MiB, less than a CUDA context needs."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(150 << 20)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == "held\n"
+        yield
+    finally:
+        holder.stdin.close()
+        holder.wait(60)
+
+
+@pytest.mark.usefixtures("full_device")
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+def test_a_full_device_is_a_failure_with_its_reason_and_advice(
+    engine: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIM_HOME", str(tmp_path / "home"))
+    profile = {"input_tokens": 16, "output_tokens": 8, "requests": 2, "concurrency": [1], "energy": None, "batch": None}
+    config = SweepConfig.parse(
+        {"name": "full", "models": [str(tiny_model)], "precisions": [f"bf16@{engine}"], "evaluate": None, "profile": profile}
+    )
+    store, outcome = api.run(config, f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (one,) = outcome.configurations
+    assert one.failure is not None
+    assert one.failure.reason is Reason.OUT_OF_MEMORY
+    assert one.run_id is not None
+    run = store.get(one.run_id)
+    assert (run.status, run.tags[TAG.FAILURE]) == ("FAILED", "out_of_memory")
+    assert "Take less" in run.tags[TAG.NOTE]
