@@ -133,7 +133,7 @@ def show(console: Console, found: "Study") -> None:
     from analysis.recommend import sentences
 
     say: Callable[[str], None] = lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
-    say(f"{len(found.frame)} configurations of {len(found.models)} models on {found.hardware}")
+    say(f"{_number(len(found.frame), 'configuration')} of {_number(len(found.models), 'model')} on {found.hardware}")
     for answer in found.recommendations:
         head, *rest = sentences(answer)
         console.print()
@@ -170,3 +170,7 @@ def _moment(text: str | None) -> date | None:
         return date.fromisoformat(text) if len(text) == len("2026-11-01") else datetime.fromisoformat(text)
     except ValueError:
         raise ConfigError(f"--since: {text!r} is no date; give one such as 2026-11-01 or 2026-11-01T12:00") from None
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

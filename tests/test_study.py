@@ -81,7 +81,7 @@ def test_the_optuna_journal_holds_the_front(filled: Store, tmp_path: Path) -> No
 def test_a_dry_run_writes_nothing(filled: Store) -> None:
     result = invoke(study_entry.main, filled, "--dry-run", "--models", "Qwen/Qwen2.5-3B-Instruct")
     assert result.exit_code == 0, result.output
-    assert "3 configurations of 1 models on A100-80GB" in result.output
+    assert "3 configurations of 1 model on A100-80GB" in result.output
     assert studies(filled) == []
 
 
