@@ -142,13 +142,9 @@ def _write(path: Path, found: Sequence[StoredRun], header: Mapping[str, Any]) ->
             "metrics": _packed((run.metrics for run in found), pa.float64()),
         }
     ).replace_schema_metadata({_HEADER: json.dumps(header).encode()})
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    with files.replacing(path) as aside:
         # The checksums tell a damaged file from a whole one.
         pq.write_table(table, aside, compression="lz4", write_page_checksum=True)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> tuple[list[StoredRun], dict[str, Any]] | None:

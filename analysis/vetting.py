@@ -31,10 +31,10 @@ def fault(run: StoredRun) -> str | None:
     missing = [name for name in _IDENTITY if not run.params.get(name)]
     if missing:
         return f"no param {missing[0]}"
-    for key in (*_IDENTITY, None):
-        value = run.tags.get(TAG.CONFIG, run.name) if key is None else run.params[key]
+    names = [(f"param {key}", run.params[key]) for key in _IDENTITY]
+    for what, value in (*names, ("its name", run.tags.get(TAG.CONFIG, run.name))):
         if not value.isprintable() or len(value) > _LONGEST:
-            return f"{'its name' if key is None else f'param {key}'} is {_shown(value)}"
+            return f"{what} is {_shown(value)}"
     for what, moment_s in (("began", run.start_unix_s), ("ended", run.end_unix_s)):
         if moment_s is not None and not _FIRST_S <= moment_s <= _LAST_S:
             return f"it {what} {moment_s:.0f} s after 1970"

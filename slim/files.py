@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def replacing(target: Path) -> Iterator[Path]:
 
     Whoever reads meanwhile gets the old file or the new one; of several writers at a time the last one's stays.
     """
-    aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
     try:
         yield aside
         aside.replace(target)

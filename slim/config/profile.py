@@ -1,8 +1,8 @@
 """The section of a sweep file that says how efficiency is measured."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from slim.config.section import Name, Positive, Seconds, Section
 
@@ -72,11 +72,6 @@ class BatchConfig(Section):
     limit: Positive = 32
     requests: tuple[Positive, ...] = (32,)
 
-    @field_validator("requests", mode="before")
-    @classmethod
-    def _list(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
-
     @model_validator(mode="after")
     def _full(self) -> Self:
         if not self.requests:
@@ -102,11 +97,6 @@ class LoadConfig(Section):
     requests: Positive = 200
     ttft_ms: Annotated[float, Field(gt=0)] = 500.0
     tpot_ms: Annotated[float, Field(gt=0)] = 50.0
-
-    @field_validator("rates_per_s", mode="before")
-    @classmethod
-    def _list(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _increasing(self) -> Self:
@@ -152,11 +142,6 @@ class ProfileConfig(Section):
     peak_bandwidth_gb_s: Annotated[float, Field(gt=0)] | None = None
     cooldown_s: Annotated[float, Field(ge=0)] = 60.0
     energy: EnergyConfig | None = EnergyConfig()
-
-    @field_validator("concurrency", mode="before")
-    @classmethod
-    def _list(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _increasing(self) -> Self:
