@@ -64,7 +64,7 @@ def profiled(store: Store, home: Path, repeats: Sequence[tuple[Completion, ...]]
 def test_requests_give_every_latency_of_the_store(store: Store, home: Path, repeats: int) -> None:
     run = profiled(store, home, [completions(seed, requests=6 + seed) for seed in range(repeats)])
     found = samples.read(store, run)
-    latencies = [key for key in run.metrics if key.startswith("latency/") and "_ci_" not in key]
+    latencies = [key for key in run.metrics if key.startswith("latency/") and key.endswith("_ms")]
     assert len(latencies) == 16
     for key in latencies:
         behind = found.of(key)
@@ -84,6 +84,8 @@ def test_what_is_one_number_a_repeat_comes_from_the_repeats(store: Store, home: 
     assert found.of(key) is None
     assert found.why_not(key) == "one number a repeat"
     assert found.repeats(key) == pytest.approx([16 / 2, 16 / 3])
+    assert found.why_not("latency/stalled_pct") == "one number a repeat"
+    assert len(found.repeats("latency/stalled_pct")) == 2
     assert len(found.repeats("energy/net_j_per_query")) == 0
     assert found.why_not("size/checkpoint_gb") == "no raw samples are kept of it"
     assert "was not evaluated" in str(found.why_not("accuracy/mean"))
