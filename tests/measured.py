@@ -2,8 +2,8 @@
 
     python -m tests.measured sqlite:///mlflow.db tests/data/h200
 
-writes a store's runs and what its profiles measured request by request to two files; `restored` makes a store of them again.
-Left out are checkpoints, traces and logs, and who measured where.
+writes a store's runs and what its profiles measured request by request to two files, beside those of other stores that are there
+already; `restored` makes a store of them again. Left out are checkpoints, traces and logs, and who measured where.
 """
 
 import json
@@ -20,25 +20,31 @@ _REQUESTS = "requests.parquet"
 
 
 def export(uri: str, directory: Path) -> None:
-    """Write the runs of the experiment ``slim``, oldest first, and the requests of its profiles."""
+    """Add the runs of the experiment ``slim`` and the requests of its profiles to what the directory holds, oldest first.
+
+    Runs that it holds already are written anew.
+    """
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("slim")
-    runs = client.search_runs([experiment.experiment_id], max_results=5000, order_by=["attributes.start_time ASC"])
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "runs.jsonl").open("w") as file:
-        for run in runs:
-            row = {
-                "run_id": run.info.run_id,
-                "name": run.info.run_name,
-                "status": run.info.status,
-                "start_ms": run.info.start_time,
-                "end_ms": run.info.end_time,
-                "params": run.data.params,
-                "metrics": {k: float(f"{v:.7g}") for k, v in run.data.metrics.items()},
-                "tags": {k: v for k, v in run.data.tags.items() if not k.startswith(_PRIVATE)},
-            }
-            file.write(json.dumps(row, sort_keys=True) + "\n")
+    runs = client.search_runs([experiment.experiment_id], max_results=5000)
+    found = {
+        run.info.run_id: {
+            "run_id": run.info.run_id,
+            "name": run.info.run_name,
+            "status": run.info.status,
+            "start_ms": run.info.start_time,
+            "end_ms": run.info.end_time,
+            "params": run.data.params,
+            "metrics": {k: float(f"{v:.7g}") for k, v in run.data.metrics.items()},
+            "tags": {k: v for k, v in run.data.tags.items() if not k.startswith(_PRIVATE)},
+        }
+        for run in runs
+    }
     parts = []
+    if directory.exists():
+        found = {row["run_id"]: row for row in rows(directory)} | found
+        kept = pd.read_parquet(directory / _REQUESTS)
+        parts.append(kept[~kept["run_id"].isin([run.info.run_id for run in runs])])
     for run in runs:
         if any(f.path == _REQUESTS for f in client.list_artifacts(run.info.run_id)):
             part = pd.read_parquet(client.download_artifacts(run.info.run_id, _REQUESTS))
@@ -48,6 +54,9 @@ def export(uri: str, directory: Path) -> None:
                 for start, times in zip(part["submitted_s"], part["token_times_s"], strict=True)
             ]
             parts.append(part.drop(columns="token_times_s").assign(run_id=run.info.run_id))
+    directory.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(row, sort_keys=True) for row in sorted(found.values(), key=lambda row: row["start_ms"])]
+    (directory / "runs.jsonl").write_text("\n".join(lines) + "\n")
     pd.concat(parts).to_parquet(directory / _REQUESTS, compression="zstd", index=False)
 
 

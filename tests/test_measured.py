@@ -130,3 +130,22 @@ def test_what_the_h100_page_says_of_interruptions() -> None:
             assert slow.max() < 26.2
     assert sorted(shares)[:5] == [2.7, 2.8, 2.8, 2.9, 3.1] and max(shares) == 4.5
     assert 85 < float(np.median(gaps_each)) < 95
+
+
+def test_stores_are_exported_side_by_side(tmp_path: Path) -> None:
+    """What was restored and exported again has the same runs, and a second store's runs come beside them, each once."""
+    uris = {data: f"sqlite:///{tmp_path}/{data.name}.db" for data in (H200, H100)}
+    for data, uri in uris.items():
+        measured.restored(data, uri, tmp_path / data.name)
+    # The younger first, and one of them twice.
+    for data in (H100, H200, H100):
+        measured.export(uris[data], tmp_path / "both")
+    found = measured.rows(tmp_path / "both")
+    before = sorted((row for data in uris for row in measured.rows(data)), key=lambda row: row["start_ms"])
+    assert [(row["name"], row["metrics"], row["params"]) for row in found] == [
+        (row["name"], row["metrics"], row["params"]) for row in before
+    ]
+    assert len({row["run_id"] for row in found}) == len(found)
+    requests = pd.read_parquet(tmp_path / "both" / "requests.parquet")
+    assert set(requests["run_id"]) <= {row["run_id"] for row in found}
+    assert len(requests) == sum(len(pd.read_parquet(data / "requests.parquet")) for data in uris)
