@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from slim import advice, files, redaction
+from slim import advice, files, redaction, visible
 from slim.errors import Reason, StageError
 from slim.jobs import Job, Spool, Spooled, StageOrder, new_job_dir
 from slim.provenance import ROOT
@@ -43,10 +43,13 @@ class LocalExecutor:
 
     Args:
         spool: where workers leave results.
+        measure_gpus, quantize_gpus: that a worker sees of those that this process does, the first ones: what it does not use must not
+            be measured with it. None leaves it all.
     """
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Spool, measure_gpus: int | None = None, quantize_gpus: int | None = None) -> None:
         self.spool = spool
+        self._measure_gpus, self._quantize_gpus = measure_gpus, quantize_gpus
 
     def run(
         self,
@@ -87,7 +90,7 @@ class LocalExecutor:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,
-                env=_environment(),
+                env=_environment(self._measure_gpus if job.engine else self._quantize_gpus),
                 start_new_session=True,
             )
             try:
@@ -209,14 +212,16 @@ def _said(log_tail: str) -> Reason | None:
     return advice.symptom("\n".join(log_tail.splitlines()[-_LAST_LINES:]))
 
 
-def _environment() -> dict[str, str]:
-    """The worker's environment: ours, with the project importable and without MLflow's run, store and passwords.
+def _environment(gpus: int | None) -> dict[str, str]:
+    """The worker's environment: ours, with the project importable, so many GPUs and without MLflow's run, store and passwords.
 
     A worker runs packages and perhaps a model's own code; the store is not theirs to write.
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(_NOT_FOR_WORKERS)}
     environment["PYTHONPATH"] = os.pathsep.join(p for p in (str(ROOT), environment.get("PYTHONPATH")) if p)
     environment["PYTHONUNBUFFERED"] = "1"
+    if gpus is not None and (seen := visible.first(gpus)) is not None:
+        environment[visible.VISIBLE] = seen
     return environment
 
 

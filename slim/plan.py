@@ -88,7 +88,7 @@ def environments(config: SweepConfig) -> tuple[Environment, Environment]:
     """Return the environments of the measuring and the quantizing workers."""
     if config.executor.name == "ray":
         return nodes.environments(config)
-    return probe(config.interpreters.measure), probe(config.interpreters.quantize)
+    return probe(config.interpreters.measure, config.spread), probe(config.interpreters.quantize, config.executor.quantize_gpus)
 
 
 def check(config: SweepConfig) -> None:
@@ -298,6 +298,8 @@ def _with_room(
     failure = None
     if "quantize" in stages:
         failure = preflight.calibration(planned.precision, config.quantize)
+    if failure is None and model.shape is not None and "profile" in stages:
+        failure = preflight.context(model.shape, config)
     if failure is None and model.shape is not None:
         failure = preflight.memory(
             model.shape,

@@ -44,6 +44,19 @@ def cache_bytes_per_token(shape: Shape) -> int:
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * 2
 
 
+def context(shape: Shape, config: SweepConfig) -> Failure | None:
+    """Say why a model cannot take the profile's requests; None where it may."""
+    if config.profile is None or shape.max_positions is None:
+        return None
+    tokens = config.profile.input_tokens + config.profile.output_tokens
+    if tokens <= shape.max_positions:
+        return None
+    return Failure(
+        Reason.UNSUPPORTED_MODEL,
+        f"profile.input_tokens + profile.output_tokens is {tokens}, beyond the model's context of {shape.max_positions} tokens; take shorter ones",
+    )
+
+
 def memory(
     shape: Shape,
     precision: Precision,

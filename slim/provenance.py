@@ -18,7 +18,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from slim import visible
 from slim.errors import ConfigError
+from slim.visible import text_of
 
 ROOT = Path(__file__).resolve().parent.parent
 """The project's checkout."""
@@ -114,29 +116,32 @@ class Environment:
         return cls(**{**values, "hardware": Hardware(**hardware), "versions": dict(values["versions"])})
 
 
-def probe(interpreter: str | None = None) -> Environment:
+def probe(interpreter: str | None = None, gpus: int | None = None) -> Environment:
     """Return the environment of an interpreter, by default of this one.
 
     A GPU that the installed torch cannot use, because it is a CPU build, does not count.
 
     Args:
         interpreter: as for `probe_interpreter`; None or empty is this one.
+        gpus: that it is to see, the first ones; None is all that are visible.
 
     Raises:
         ConfigError: as `probe_interpreter`.
     """
+    seen = (visible.first(gpus) if gpus is not None else None) or os.environ.get(visible.VISIBLE)
     if interpreter:
-        return probe_interpreter(interpreter)
+        return probe_interpreter(interpreter, seen)
     installed = versions()
-    hardware = None if installed.get("torch", "").endswith("+cpu") else gpu_hardware()
+    hardware = None if installed.get("torch", "").endswith("+cpu") else gpu_hardware(seen)
     return Environment(platform.python_version(), platform.platform(), hardware or cpu_hardware(), installed)
 
 
-def probe_interpreter(python: str) -> Environment:
+def probe_interpreter(python: str, seen: str | None = None) -> Environment:
     """Return the environment of another Python interpreter, by running this module in it.
 
     Args:
         python: path or name of the program.
+        seen: its ``CUDA_VISIBLE_DEVICES``; None leaves that of this process.
 
     Raises:
         ConfigError: it does not exist, does not run, is no Python or one older than 3.11.
@@ -146,7 +151,7 @@ def probe_interpreter(python: str) -> Environment:
         raise ConfigError(f"interpreter {python!r}: no such program; allowed: path or name of a Python from 3.11 on")
     # Absolute, since the child starts in the project; not resolved, since a venv's Python is a link whose place matters.
     program = str(Path(program).absolute())
-    output, error = _run(program, "-m", "slim.provenance")
+    output, error = _run(program, "-m", "slim.provenance", **({} if seen is None else {visible.VISIBLE: seen}))
     if output is not None:
         try:
             return Environment.from_json(json.loads(output))
@@ -199,8 +204,12 @@ def cpu_hardware() -> Hardware:
     return Hardware("cpu", name, 1, _memory_bytes(), None, name, usable_cores())
 
 
-def gpu_hardware() -> Hardware | None:
-    """Return the GPUs that CUDA programs of this process would see; None without GPU, driver or NVML bindings."""
+def gpu_hardware(seen: str | None = None) -> Hardware | None:
+    """Return the GPUs that CUDA programs would see; None without GPU, driver or NVML bindings.
+
+    Args:
+        seen: their ``CUDA_VISIBLE_DEVICES``; None is that of this process.
+    """
     try:
         import pynvml
     except ImportError:
@@ -210,7 +219,7 @@ def gpu_hardware() -> Hardware | None:
     except pynvml.NVMLError:
         return None
     try:
-        handles = visible_handles(pynvml, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        handles = visible.handles(pynvml, os.environ.get(visible.VISIBLE) if seen is None else seen)
         if not handles:
             return None
         names = dict.fromkeys(text_of(pynvml.nvmlDeviceGetName(handle)) for handle in handles)
@@ -252,37 +261,14 @@ def _memory_bytes() -> int | None:
     return min(known + ([int(limit)] if limit.isdecimal() else []), default=None)
 
 
-def visible_handles(pynvml: Any, visible: str | None) -> list[Any]:
-    """NVML handles of what ``CUDA_VISIBLE_DEVICES`` lets through: indices or UUIDs, up to the first that is invalid."""
-    count = pynvml.nvmlDeviceGetCount()
-    everything = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
-    if visible is None:
-        return everything
-    uuids = [text_of(pynvml.nvmlDeviceGetUUID(handle)) for handle in everything]
-    handles = []
-    for entry in (part.strip() for part in visible.split(",")):
-        if entry.isdecimal() and int(entry) < count:
-            handles.append(everything[int(entry)])
-        elif entry.startswith("MIG-"):
-            try:
-                handles.append(pynvml.nvmlDeviceGetHandleByUUID(entry))
-            except pynvml.NVMLError:
-                break
-        elif entry.startswith("GPU-") and len(found := [i for i, uuid in enumerate(uuids) if uuid.startswith(entry)]) == 1:
-            handles.append(everything[found[0]])
-        else:
-            break
-    return handles
-
-
-def _run(program: str, *arguments: str) -> tuple[str | None, str]:
-    """Standard output of a Python run in the project, or None with the reason in one line."""
+def _run(program: str, *arguments: str, **variables: str) -> tuple[str | None, str]:
+    """Standard output of a Python run in the project, with these environment variables; or None with the reason in one line."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     try:
         done = subprocess.run(
             [program, *arguments],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path, **variables},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -299,11 +285,6 @@ def _run(program: str, *arguments: str) -> tuple[str | None, str]:
     return None, next(
         (line.strip() for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit code {done.returncode}"
     )
-
-
-def text_of(value: str | bytes) -> str:
-    """NVML's strings are bytes in older bindings."""
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def _read(path: str) -> str:

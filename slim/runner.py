@@ -65,7 +65,7 @@ class Runner:
     ) -> None:
         self._config = config
         self._spool = spool
-        self._executor: Executor = executor or LocalExecutor(spool)
+        self._executor: Executor = executor or LocalExecutor(spool, config.spread, config.executor.quantize_gpus)
         self._on_progress = on_progress
         self._on_tick = on_tick
         self._on_gpu = on_gpu

@@ -25,6 +25,10 @@ class Gpu:
     throttle: int | None = None
     pids: list[int] | None = field(default_factory=list)
     instant_mw: int | None = None
+    total_bytes: int = 1 << 30
+    capability: tuple[int, int] = (9, 0)
+    mig: list["Gpu"] | None = None
+    """Its instances; None when it is not divided."""
 
 
 class FakeNvml:
@@ -32,15 +36,16 @@ class FakeNvml:
 
     Args:
         gpus: by index.
-        mig: instances, reached by UUID only.
+        driver: whether there is one.
     """
 
     NVMLError = NVMLError
     NVML_SUCCESS, NVML_FI_DEV_POWER_INSTANT = 0, 186
     NVML_TEMPERATURE_GPU, NVML_CLOCK_SM, NVML_CLOCK_MEM = 0, 1, 2
+    NVML_DEVICE_MIG_ENABLE = 1
 
-    def __init__(self, gpus: list[Gpu], mig: list[Gpu] = ()) -> None:  # type: ignore[assignment]
-        self.gpus, self.mig = gpus, list(mig)
+    def __init__(self, gpus: list[Gpu], *, driver: bool = True) -> None:
+        self.gpus, self._driver = gpus, driver
         known = {
             "PowerUsage": lambda g: g.power_mw,
             "TotalEnergyConsumption": lambda g: g.energy_mj,
@@ -50,7 +55,11 @@ class FakeNvml:
             "EnforcedPowerLimit": lambda g: g.limit_mw,
             "CurrentClocksThrottleReasons": lambda g: g.throttle,
             "ComputeRunningProcesses": lambda g: None if g.pids is None else [SimpleNamespace(pid=p) for p in g.pids],
-            "MemoryInfo": lambda g: SimpleNamespace(used=g.used_bytes, total=1 << 30),
+            "MemoryInfo": lambda g: SimpleNamespace(used=g.used_bytes, total=g.total_bytes),
+            "CudaComputeCapability": lambda g: list(g.capability),
+            "MigMode": lambda g: [int(g.mig is not None)] * 2,
+            "MaxMigDeviceCount": lambda g: 7 if g.mig is not None else 0,
+            "MigDeviceHandleByIndex": lambda g, index: dict(enumerate(g.mig or ())).get(index),
             "Name": lambda g: g.name,
             "UUID": lambda g: g.uuid.encode(),
         }
@@ -69,6 +78,10 @@ class FakeNvml:
         return [SimpleNamespace(nvmlReturn=0 if gpu.instant_mw is not None else 3, value=value)]
 
     def nvmlInit(self) -> None:  # noqa: N802
+        if not self._driver:
+            raise NVMLError("driver not loaded")
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
         pass
 
     def nvmlSystemGetDriverVersion(self) -> bytes:  # noqa: N802
@@ -81,7 +94,8 @@ class FakeNvml:
         return self.gpus[index]
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Gpu:  # noqa: N802
-        for gpu in [*self.gpus, *self.mig]:
-            if gpu.uuid == uuid:
-                return gpu
+        for gpu in self.gpus:
+            for one in [gpu, *(gpu.mig or ())]:
+                if one.uuid == uuid:
+                    return one
         raise NVMLError("not found")

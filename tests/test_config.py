@@ -46,6 +46,11 @@ OK: dict[str, Any] = {"models": ["embedded"], "precisions": ["bf16@vllm"]}
         ({"profile": {"concurrency": [8, 1]}}, ["increase", "[8, 1]"]),
         ({"profile": {"warmup": {"min_requests": 9, "max_requests": 5}}}, ["max_requests (5)", "min_requests (9)"]),
         ({"profile": {"input_tokens": 9000}}, ["9256", "engines.vllm.max_model_len 8192"]),
+        ({"profile": {"concurrency": [512]}}, ["profile.concurrency 512", "engines.vllm.max_num_seqs 256"]),
+        (
+            {"profile": {"energy": {"concurrency": 64}}, "engines": {"vllm": {"max_num_seqs": 32}}},
+            ["profile.energy.concurrency 64", "engines.vllm.max_num_seqs 32"],
+        ),
         ({"quantize": {"group_size": 0}}, ["quantize.group_size", "0"]),
         ({"quantize": {"damping": 1.5}}, ["quantize.damping", "1.5"]),
         ({"engines": {"vllm": {"gpu_memory_utilization": 1.2}}}, ["gpu_memory_utilization", "1.2"]),
@@ -131,6 +136,12 @@ def test_overrides_replace_single_fields() -> None:
     concurrency=st.lists(st.integers(1, 512), min_size=1, unique=True).map(sorted),
 )
 def test_what_is_written_is_read_again(names: list[str], models: list[str], repeats: int, concurrency: list[int]) -> None:
-    values = {"models": models, "precisions": names, "repeats": repeats, "profile": {"concurrency": concurrency}}
+    values = {
+        "models": models,
+        "precisions": names,
+        "repeats": repeats,
+        "profile": {"concurrency": concurrency},
+        "engines": {"vllm": {"max_num_seqs": 512}},
+    }
     config = SweepConfig.parse(values)
     assert SweepConfig.parse(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))) == config

@@ -13,6 +13,7 @@ from slim.errors import Reason, StageError
 from slim.executor import LocalExecutor
 from slim.jobs import Job, Spool, StageOrder
 from slim.records import Failure, ModelSource, Progress, StageResult
+from tests.fake_nvml import FakeNvml, Gpu
 
 KEY = "k" * 32
 SOURCE = ModelSource("m", "local", None, "f", "m", None)
@@ -130,3 +131,21 @@ def test_a_result_with_a_value_that_no_store_takes_is_broken(tmp_path: Path) -> 
     assert spool.find(KEY) is None
     assert "leave an unknown value out" in spool.broken(KEY)
     assert json.loads((tmp_path / KEY / "result.json").read_text())["key"] == KEY
+
+
+@pytest.mark.parametrize(
+    ("gpus", "seen"), [({"measure_gpus": 1}, "0"), ({"measure_gpus": 3}, None), ({"quantize_gpus": 1}, None), ({}, None)]
+)
+def test_a_worker_sees_the_gpus_that_it_uses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: dict[str, int], seen: str | None
+) -> None:
+    """Of a host's three; those that idle beside it would be measured with it."""
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml([Gpu("GPU-a"), Gpu("GPU-b"), Gpu("GPU-c")]))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    program, told = tmp_path / "python", tmp_path / "seen"
+    program.write_text(f'#!/bin/sh\necho "${{CUDA_VISIBLE_DEVICES-unset}}" > {told}\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    spool = Spool(tmp_path / "spool")
+    job = Job(SOURCE, "bf16", 1, spool.root, (StageOrder("profile", KEY, {}),), "vllm")
+    LocalExecutor(spool, **gpus).run(job, str(program), {}, lambda *_: None)
+    assert told.read_text().strip() == (seen or "unset")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from slim import api, doctor, estimate, files, hub, plan, precisions, preflight
+from slim import api, checkpoint, doctor, estimate, files, hub, plan, precisions, preflight
 from slim.checkpoint import Shape
 from slim.config import ModelEntry, SweepConfig
 from slim.errors import ConfigError, Reason, StageError, StoreConfigError
@@ -100,6 +100,22 @@ def test_a_cache_set_aside_on_a_cpu_counts() -> None:
 def test_unknown_memory_is_not_held_against_a_machine() -> None:
     unknown = replace(cpu(1), hardware=replace(cpu(1).hardware, memory_bytes=None))
     assert fits(unknown, "bf16", "vllm") is None
+
+
+def test_requests_beyond_the_models_context_are_told(home: Path, tiny_model: Path) -> None:
+    failure = preflight.context(replace(SMOLLM, max_positions=100), sweep(profile={"input_tokens": 64, "output_tokens": 37}))
+    assert failure is not None
+    assert failure.reason is Reason.UNSUPPORTED_MODEL
+    assert "101" in failure.message
+    assert "context of 100 tokens" in failure.message
+    for fits in ({"input_tokens": 64, "output_tokens": 36}, None):
+        assert preflight.context(replace(SMOLLM, max_positions=100), sweep(profile=fits)) is None
+    long: dict[str, Any] = {"profile": {**SMALL["profile"], "input_tokens": 4000, "output_tokens": 100}, "engines": {}}
+    positions = checkpoint.describe(tiny_model).max_positions
+    assert positions is not None and positions < 4100
+    (found,) = planned(home, tiny_model, ["bf16@transformers"], **long).configurations
+    assert found.failure is not None
+    assert f"context of {positions} tokens" in found.failure.message
 
 
 def planned(home: Path, model: Path, names: list[str], **fields: Any) -> plan.Plan:

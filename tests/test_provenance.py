@@ -3,13 +3,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from slim import provenance
+from slim import provenance, visible
 from slim.errors import ConfigError
 from slim.provenance import Environment, Hardware
+from tests.fake_nvml import FakeNvml, Gpu
 
 H100 = Hardware("cuda", "NVIDIA H100 80GB HBM3", 2, 80 << 30, "580.95.05", "AMD EPYC", 16, (9, 0))
 CPU = Hardware("cpu", "AMD EPYC", 1, None, None, "AMD EPYC", 1)
@@ -74,49 +74,22 @@ def test_an_interpreter_that_is_not_there_is_refused(name):
         provenance.probe_interpreter(name)
 
 
-class FakeNvml:
-    """Stands for the module pynvml: three GPUs, the last of another model."""
+def three(**options):
+    """Three GPUs, the last of another model."""
+    return FakeNvml(
+        [
+            Gpu("GPU-aa11", "Big", total_bytes=1000),
+            Gpu("GPU-aa22", "Big", total_bytes=999),
+            Gpu("GPU-bb33", "Small", total_bytes=998, capability=(8, 9)),
+        ],
+        **options,
+    )
 
-    class NVMLError(Exception):
-        pass
 
-    UUIDS = ("GPU-aa11", "GPU-aa22", "GPU-bb33")
-
-    def __init__(self, *, driver: bool = True):
-        self._driver = driver
-
-    def nvmlInit(self):  # noqa: N802
-        if not self._driver:
-            raise self.NVMLError("driver not loaded")
-
-    def nvmlShutdown(self):  # noqa: N802
-        pass
-
-    def nvmlSystemGetDriverVersion(self):  # noqa: N802
-        return "580.95.05"
-
-    def nvmlDeviceGetCount(self):  # noqa: N802
-        return len(self.UUIDS)
-
-    def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802
-        return index
-
-    def nvmlDeviceGetHandleByUUID(self, uuid):  # noqa: N802
-        if uuid == "MIG-1":
-            return 0
-        raise self.NVMLError("not found")
-
-    def nvmlDeviceGetUUID(self, handle):  # noqa: N802
-        return self.UUIDS[handle]
-
-    def nvmlDeviceGetName(self, handle):  # noqa: N802
-        return b"Small" if handle == 2 else "Big"
-
-    def nvmlDeviceGetMemoryInfo(self, handle):  # noqa: N802
-        return SimpleNamespace(total=1000 - handle)
-
-    def nvmlDeviceGetCudaComputeCapability(self, handle):  # noqa: N802
-        return [8, 9] if handle == 2 else [9, 0]
+def divided():
+    """Two GPUs by MIG, one without instances, and one whole GPU."""
+    instances = [Gpu("MIG-1", "Big 1g", total_bytes=10), Gpu("MIG-2", "Big 2g", total_bytes=20)]
+    return FakeNvml([Gpu("GPU-cc11", "Big", mig=instances), Gpu("GPU-cc22", "Big", mig=[]), Gpu("GPU-dd33", "Whole")])
 
 
 @pytest.mark.parametrize(
@@ -128,7 +101,6 @@ class FakeNvml:
         (" 1 , 0 ", (2, "Big", 999, (9, 0))),
         ("GPU-bb", (1, "Small", 998, (8, 9))),
         ("GPU-bb33,GPU-aa11", (2, "Small + Big", 998, (8, 9))),
-        ("MIG-1", (1, "Big", 1000, (9, 0))),
         ("0,7,1", (1, "Big", 1000, (9, 0))),
         ("GPU-aa", None),  # two of them begin so
         ("MIG-2", None),
@@ -139,7 +111,7 @@ class FakeNvml:
     ],
 )
 def test_gpus_are_those_that_cuda_programs_would_see(monkeypatch, visible, expected):
-    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
+    monkeypatch.setitem(sys.modules, "pynvml", three())
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
@@ -149,8 +121,64 @@ def test_gpus_are_those_that_cuda_programs_would_see(monkeypatch, visible, expec
     assert found == expected
 
 
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        ("MIG-2", (1, "Big 2g", 20)),
+        # CUDA takes the first instance of a GPU that is divided: what it has is not what the GPU has.
+        ("0", (1, "Big 1g", 10)),
+        ("GPU-cc1", (1, "Big 1g", 10)),
+        ("1", None),
+        ("1,2", (1, "Whole", 1 << 30)),
+        (None, (2, "Big 1g + Whole", 10)),
+    ],
+)
+def test_a_divided_gpu_stands_for_its_first_instance(monkeypatch, seen, expected):
+    monkeypatch.setitem(sys.modules, "pynvml", divided())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    hardware = provenance.gpu_hardware(seen)
+    assert (hardware and (hardware.count, hardware.name, hardware.memory_bytes)) == expected
+
+
+@pytest.mark.parametrize(
+    ("seen", "count", "expected"),
+    [
+        (None, 1, "0"),
+        (None, 2, "0,1"),
+        (None, 3, None),
+        ("2,0", 1, "2"),
+        ("GPU-bb,1", 1, "GPU-bb"),
+        ("1", 1, None),
+        # What CUDA does not see either.
+        ("1,9,0", 1, None),
+        ("", 1, None),
+    ],
+)
+def test_the_first_gpus_of_those_that_are_visible(monkeypatch, seen, count, expected):
+    monkeypatch.setitem(sys.modules, "pynvml", three())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if seen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    assert visible.first(count) == expected
+    monkeypatch.setitem(sys.modules, "pynvml", three(driver=False))
+    assert visible.first(count) is None
+
+
+def test_an_interpreter_may_be_given_fewer_gpus(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", three())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(provenance, "versions", dict)
+    assert provenance.probe().hardware.label == "3x Big + Small"
+    assert provenance.probe(gpus=1).hardware.label == "1x Big"
+    asked = {}
+    monkeypatch.setattr(provenance, "_run", lambda *_, **variables: (asked.update(variables), (None, "no"))[1])
+    with pytest.raises(ConfigError):
+        provenance.probe(sys.executable, gpus=2)
+    assert asked == {"CUDA_VISIBLE_DEVICES": "0,1"}
+
+
 def test_without_driver_or_bindings_there_is_no_gpu(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(driver=False))
+    monkeypatch.setitem(sys.modules, "pynvml", three(driver=False))
     assert provenance.gpu_hardware() is None
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert provenance.gpu_hardware() is None
@@ -161,7 +189,7 @@ def test_without_driver_or_bindings_there_is_no_gpu(monkeypatch):
 )
 def test_a_cpu_build_of_torch_makes_the_gpu_invisible(monkeypatch, torch, device):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
+    monkeypatch.setitem(sys.modules, "pynvml", three())
     monkeypatch.setattr(provenance, "versions", lambda: {"torch": torch} if torch else {})
     assert provenance.probe().hardware.device == device
 

@@ -7,7 +7,6 @@ from typing import Any, Self
 from slim import provenance
 from slim.config import SweepConfig
 from slim.errors import ConfigError
-from slim.precisions import serve
 from slim.provenance import Environment, Hardware
 
 HOST = "slim_host"
@@ -82,10 +81,8 @@ def needs(config: SweepConfig, gpus: Sequence[int]) -> Needs:
         gpus: of each node.
     """
     asked, executor = config.executor.gpus, config.executor
-    on_vllm = any(serve(p.precision, p.engine)[1] == "vllm" for p in config.precisions)
     if asked is None:
-        spread = config.engines.vllm.tensor_parallel_size if on_vllm else 1
-        asked = spread if any(gpus) or spread > 1 else 0
+        asked = config.spread if any(gpus) or config.spread > 1 else 0
     quantize = min(executor.quantize_gpus, max(gpus, default=0)) if asked == 0 else executor.quantize_gpus
     return Needs(asked, quantize, not executor.overlap, asked == 0, dict(executor.resources))
 

@@ -58,7 +58,7 @@ class SweepConfig(Section):
     profile: ProfileConfig | None = ProfileConfig()
     comparison: ComparisonConfig = ComparisonConfig()
     engines: EnginesConfig = EnginesConfig()
-    repeats: Annotated[int, Field(gt=0, le=1000)] = 1
+    repeats: Annotated[int, Field(gt=0, le=1000)] = 3
     on_failure: Literal["continue", "stop"] = "continue"
     interpreters: InterpretersConfig = InterpretersConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
@@ -116,7 +116,20 @@ class SweepConfig(Section):
                     raise ValueError(
                         f"profile.input_tokens + profile.output_tokens is {need}, beyond engines.{engine}.max_model_len {have}"
                     )
+            at_once, energy = self.engines.vllm.max_num_seqs, self.profile.energy
+            least = {"profile.concurrency": min(self.profile.concurrency)}
+            if energy is not None and energy.concurrency is not None:
+                least["profile.energy.concurrency"] = energy.concurrency
+            for name, value in least.items():
+                if value > at_once and any(e == "vllm" for _, e in pairs):
+                    raise ValueError(f"{name} {value} is beyond engines.vllm.max_num_seqs {at_once}, so vLLM would never run it")
         return self
+
+    @property
+    def spread(self) -> int:
+        """GPUs that a configuration is measured on: every one of a sweep on as many, so that they can be compared."""
+        on_vllm = any(precisions.serve(p.precision, p.engine)[1] == "vllm" for p in self.precisions)
+        return self.engines.vllm.tensor_parallel_size if on_vllm else 1
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], source: str = "sweep") -> Self:
