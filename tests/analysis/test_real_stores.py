@@ -18,7 +18,7 @@ from tests.servers import mlflow_server, postgresql
 @pytest.fixture(scope="module", params=["http", "postgresql"])
 def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     directory = tmp_path_factory.mktemp(request.param)
-    with (mlflow_server if request.param == "http" else postgresql)(directory) as address:
+    with mlflow_server(directory) if request.param == "http" else postgresql() as address:
         yield address
 
 
