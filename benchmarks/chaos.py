@@ -57,12 +57,14 @@ SWEEP: dict[str, Any] = {
         "warmup": {"min_requests": 5, "max_requests": 5, "tolerance": 0.9},
         "concurrency": [1],
         "requests_per_concurrency": 1,
+        "throughput_min_s": 0,
         "batch": None,
         "amortized_batch8": False,
         "peak_bandwidth_gb_s": 10.0,
         "energy": None,
         "cooldown_s": 0.0,
     },
+    "repeats": 1,
     "engines": {"transformers": {"max_model_len": 256}},
 }
 

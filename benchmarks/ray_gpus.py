@@ -120,6 +120,7 @@ def sweep(arguments: argparse.Namespace, directory: Path, gpus: int) -> dict[str
             "requests": arguments.requests,
             "warmup": {"min_requests": 5, "max_requests": 10, "tolerance": 0.05},
             "concurrency": [1, 32],
+            "throughput_min_s": 0.0,
             "batch": None,
             "amortized_batch8": False,
             "energy": None,
@@ -131,6 +132,7 @@ def sweep(arguments: argparse.Namespace, directory: Path, gpus: int) -> dict[str
             "transformers": {"max_model_len": 1024},
         },
         "interpreters": {"measure": measure, "quantize": quantize},
+        "repeats": 1,
         # Fake GPUs are Ray's, so one of them is too.
         "executor": {"name": "ray", "overlap": True} if gpus > 1 or arguments.cpu else {"name": "local"},
     }

@@ -8,10 +8,13 @@ from slim.stats import mean_interval, relative_spread
 MAX_SPREAD = 0.10
 """Repeats that spread further than this are flagged."""
 
-_SAME_KEY = "throughput/best_concurrency"
-"""Where energy and throughput were measured: repeats that found another place are not repeats of one measurement."""
+_SAME_KEYS = ("throughput/best_concurrency", "energy/concurrency")
+"""Where throughput and energy were measured: repeats that were measured elsewhere are not repeats of one measurement."""
 
-_SPREAD_KEYS = ("latency/e2e_mean_ms", "throughput/output_tokens_per_s", "energy/net_j_per_query")
+_LEAST_KEYS = ("validity/ok", "throughput/max_batch")
+"""What holds of all repeats is the least of them."""
+
+_SPREAD_KEYS = ("latency/e2e_mean_ms", "throughput/output_tokens_per_s", "energy/net_j_per_query", "throughput/max_batch")
 
 
 def combine_repeats(repeats: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], list[str]]:
@@ -30,9 +33,9 @@ def combine_repeats(repeats: Sequence[Mapping[str, float]]) -> tuple[dict[str, f
         if key.endswith(("_ci_low", "_ci_high")) or not all(key in metrics for metrics in repeats):
             continue
         values = [metrics[key] for metrics in repeats]
-        if key == _SAME_KEY and min(values) < max(values):
+        if key in _SAME_KEYS and min(values) < max(values):
             continue
-        if key == "validity/ok":
+        if key in _LEAST_KEYS:
             combined[key] = min(values)
             continue
         combined[key] = sum(values) / len(values)
@@ -41,8 +44,7 @@ def combine_repeats(repeats: Sequence[Mapping[str, float]]) -> tuple[dict[str, f
         if interval is not None and metric is not None and metric.better is not Better.NEITHER and min(values) < max(values):
             combined[f"{key}_ci_low"], combined[f"{key}_ci_high"] = interval.low, interval.high
     reasons = [f"repeats_spread:{key}" for key in _SPREAD_KEYS if key in combined and _spread(repeats, key) > MAX_SPREAD]
-    if len({metrics.get(_SAME_KEY) for metrics in repeats}) > 1:
-        reasons.append(f"repeats_differ:{_SAME_KEY}")
+    reasons += [f"repeats_differ:{key}" for key in _SAME_KEYS if len({metrics.get(key) for metrics in repeats}) > 1]
     if reasons:
         combined["validity/ok"] = 0.0
     return combined, reasons

@@ -6,15 +6,15 @@ A quantity that a device cannot measure is None, never 0. Vendor errors are tran
 import math
 import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, Self
 
 import psutil
 
-from slim import provenance
+from slim import provenance, visible
+from slim.visible import text_of
 
 MIB = 1 << 20
 
@@ -63,7 +63,7 @@ class Device(Protocol):
     def name(self) -> str:
         """The model's name."""
 
-    def memory_used_bytes(self) -> int:
+    def memory_used_bytes(self) -> int | None:
         """Device memory in use: by everything on the GPUs, or resident in this process and its children on a CPU."""
 
     def power_w(self) -> float | None:
@@ -130,21 +130,20 @@ class NvmlDevice:
         self._nvml = nvml
         self._handles = handles
         self._is_instant = self._instant_mw() is not None
-        self.name = provenance.text_of(nvml.nvmlDeviceGetName(handles[0]))
+        self.name = text_of(nvml.nvmlDeviceGetName(handles[0]))
 
     @classmethod
-    def open(cls, visible: str | None = None) -> Self | None:
+    def open(cls, seen: str | None = None) -> Self | None:
         """Return the visible GPUs, or None where there is no NVML, no driver or no visible GPU.
 
         Args:
-            visible: value of ``CUDA_VISIBLE_DEVICES``: indices, UUIDs or MIG UUIDs; None reads the environment.
+            seen: value of ``CUDA_VISIBLE_DEVICES``: indices, UUIDs or MIG UUIDs; None reads the environment.
         """
         try:
             import pynvml as nvml
 
             nvml.nvmlInit()
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES") if visible is None else visible
-            handles = provenance.visible_handles(nvml, visible)
+            handles = visible.handles(nvml, os.environ.get(visible.VISIBLE) if seen is None else seen)
         except Exception:  # noqa: BLE001 - a missing library, driver or permission all mean: no NVML here
             return None
         return cls(nvml, handles) if handles else None
@@ -152,7 +151,7 @@ class NvmlDevice:
     @property
     def uuids(self) -> tuple[str, ...]:
         """Of the GPUs, as ``CUDA_VISIBLE_DEVICES`` takes them: opens the same GPUs in another process."""
-        return tuple(provenance.text_of(self._nvml.nvmlDeviceGetUUID(handle)) for handle in self._handles)
+        return tuple(text_of(self._nvml.nvmlDeviceGetUUID(handle)) for handle in self._handles)
 
     def near_cores(self) -> tuple[frozenset[int], ...]:
         """CPU cores on the same side of the machine as each GPU; an empty set where the driver does not say."""
@@ -172,9 +171,10 @@ class NvmlDevice:
         except self._nvml.NVMLError:
             return None
 
-    def memory_used_bytes(self) -> int:
+    def memory_used_bytes(self) -> int | None:
         """See `Device`."""
-        return sum(int(self._nvml.nvmlDeviceGetMemoryInfo(handle).used) for handle in self._handles)
+        readings = self._read("nvmlDeviceGetMemoryInfo")
+        return None if readings is None else sum(int(reading.used) for reading in readings)
 
     def power_w(self) -> float | None:
         """See `Device`: ``nvmlDeviceGetPowerUsage`` is a mean over one second on Ampere (but GA100) and newer, by NVML's reference."""
@@ -225,7 +225,7 @@ class NvmlDevice:
 
     def _driver(self) -> str | None:
         try:
-            return provenance.text_of(self._nvml.nvmlSystemGetDriverVersion())
+            return text_of(self._nvml.nvmlSystemGetDriverVersion())
         except self._nvml.NVMLError:
             return None
 
@@ -236,10 +236,10 @@ def own_pids() -> frozenset[int]:
 
 
 def strangers(seen: Sequence[frozenset[int]], own: frozenset[int]) -> int | None:
-    """Return how many processes not our own computed on the GPUs.
+    """Return how many processes not our own computed on the GPUs while an engine of ours did, in this process or its children.
 
-    Inside a container the driver may number processes otherwise than the container does. Then ours cannot be told from others
-    at first sight, but whoever came later is a stranger: the engine was there from the beginning.
+    Inside a container the driver may number processes otherwise than the container does: then none of ours is among those seen.
+    They cannot be told from others at first sight, but whoever came later is a stranger: the engine was there from the beginning.
 
     Args:
         seen: process ids at one time after another, as the driver numbers them.
@@ -251,9 +251,17 @@ def strangers(seen: Sequence[frozenset[int]], own: frozenset[int]) -> int | None
     if not seen:
         return None
     everyone = frozenset().union(*seen)
-    if allocation() is not None and everyone and not everyone & own:
+    if everyone and not everyone & own:
         return len(everyone - seen[0]) or None
     return len(everyone - own)
+
+
+def energy_between(begin_j: float | None, end_j: float | None) -> float | None:
+    """Return the energy between two readings of a device's counter, J; None where it is not known.
+
+    A counter that did not advance is none: there are drivers, of virtual GPUs above all, that answer and do not count.
+    """
+    return None if begin_j is None or end_j is None or not end_j > begin_j else end_j - begin_j
 
 
 def open_device() -> Device:
@@ -300,45 +308,3 @@ class Sample:
 
     time_s: float
     value: float
-
-
-class Sampler:
-    """Reads a quantity at a fixed interval in a thread of its own while its ``with`` block runs.
-
-    Args:
-        read: the reading; None means that the device does not offer it, and is not kept.
-        interval_s: between readings.
-        clock: monotonic seconds.
-
-    Attributes:
-        samples: what was read, the first at entry and the last at exit.
-    """
-
-    def __init__(
-        self, read: Callable[[], float | None], interval_s: float, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
-        self._read = read
-        self._interval_s = interval_s
-        self._clock = clock
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="slim-sampler", daemon=True)
-        self.samples: list[Sample] = []
-
-    def _sample(self) -> None:
-        value = self._read()
-        if value is not None:
-            self.samples.append(Sample(self._clock(), float(value)))
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._interval_s):
-            self._sample()
-
-    def __enter__(self) -> Self:
-        self._sample()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._sample()

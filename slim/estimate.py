@@ -59,7 +59,9 @@ def profile_s(config: ProfileConfig, parameters: float, bits: int, engine: str, 
     decode = step * config.output_tokens
     prefill = 2 * parameters * config.input_tokens / machine.flop_per_s
     alone = (config.requests + config.warmup.min_requests) * (decode + prefill)
-    curve = sum(config.requests_per_concurrency * (decode + n * prefill) for n in config.concurrency)
+    curve = sum(
+        max(config.throughput_min_s, config.requests_per_concurrency * (decode + n * prefill)) for n in config.concurrency
+    )
     alone_and_batched = 0.0
     if config.batch is not None and engine == "transformers":
         batch, tries = config.batch.limit, 2 * log2(config.batch.limit) + 1

@@ -152,7 +152,13 @@ CATALOGUE: tuple[Metric, ...] = (
         "Share of the time between tokens that gaps of more than twice the median take beyond it: interruptions by the host.",
         2,
     ),
-    Metric("throughput/output_tokens_per_s", "tok/s", _UP, "Output tokens over wall time at the best concurrency tried.", 1),
+    Metric(
+        "throughput/output_tokens_per_s",
+        "tok/s",
+        _UP,
+        "Output tokens over wall time at the best concurrency tried: the lowest whose rate is within 2 % of the highest.",
+        1,
+    ),
     Metric("throughput/total_tokens_per_s", "tok/s", _UP, "Prompt and output tokens over wall time at that concurrency.", 1),
     Metric("throughput/requests_per_s", "req/s", _UP, "Requests over wall time at that concurrency.", 3),
     Metric(
@@ -160,7 +166,19 @@ CATALOGUE: tuple[Metric, ...] = (
     ),
     Metric("throughput/output_tokens_per_s_c<n>", "tok/s", _UP, "Output tokens over wall time at concurrency n: the curve.", 1),
     Metric(
-        "throughput/max_batch", "requests", _UP, "Largest batch that fits (transformers) or runs without preemption (vLLM).", 0
+        "throughput/sustained_output_tokens_per_s",
+        "tok/s",
+        _UP,
+        "Output tokens over wall time in the energy pass, at its concurrency: a check of the curve over a longer time.",
+        1,
+    ),
+    Metric(
+        "throughput/max_batch",
+        "requests",
+        _UP,
+        "Largest batch that fits (transformers) or runs without preemption (vLLM: by its limits and its cache, unless seen to preempt); "
+        "of repeats the least.",
+        0,
     ),
     Metric(
         "throughput/<b>_n<n>_requests_per_s",
@@ -217,6 +235,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("energy/net_kwh", "kWh", _DOWN, "Net energy of the energy pass as a whole.", 6),
     Metric("energy/idle_w", "W", _NONE, "Power with the engine loaded and no work, measured just before.", 1),
     Metric("energy/mean_power_w", "W", _NONE, "Mean power over the energy pass.", 1),
+    Metric("energy/concurrency", "requests", _NONE, "Concurrency of the energy pass: where throughput is best, unless set.", 0),
     Metric("energy/counter_ratio", "", _NONE, "Integrated power samples over the device's total-energy counter.", 4),
     Metric("gpu/utilization_mean_pct", "%", _NONE, "Mean GPU utilization that NVML reports over the energy pass.", 1),
     Metric(
@@ -230,7 +249,11 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("size/parameters", "", _NONE, "Parameters of the original model, tied weights once.", 0),
     Metric("size/bits_per_weight", "bit", _DOWN, "Bits in the weight files over the original's parameters."),
     Metric(
-        "quantize/duration_s", "s", _DOWN, "Wall time of making the checkpoint, from loading the weights to the written files.", 1
+        "quantize/duration_s",
+        "s",
+        _DOWN,
+        "Wall time of making the checkpoint, from loading the weights to the written ones; without reading calibration data and checks.",
+        1,
     ),
     Metric("quantize/peak_mib", "MiB", _DOWN, "Peak memory while quantizing (NVML; the worker's resident set on a CPU).", 1),
     Metric(

@@ -49,7 +49,7 @@ class Reading:
     """
 
     time_s: float
-    memory_bytes: int
+    memory_bytes: int | None
     power_w: float | None = None
     utilization_pct: float | None = None
     temperature_c: int | None = None

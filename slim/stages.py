@@ -9,13 +9,13 @@ from typing import Any
 
 from slim import precisions
 from slim.config import EvaluateConfig, ProfileConfig, QuantizeConfig
-from slim.device import MIB, Device, Sampler
+from slim.device import Device
 from slim.engines import Engine
 from slim.jobs import Draft, Job, Spool, StageOrder
+from slim.meter import Meter
 from slim.records import Checkpoint, OnProgress, Stage, StageResult
 from slim.serving import answers
 from slim.serving.answers import Answer
-from slim.stats import integrate
 
 
 @dataclass
@@ -54,29 +54,23 @@ def run_quantize(work: Work, order: StageOrder, draft: Draft) -> StageResult:
     """Make the checkpoint."""
     from slim.quantize import quantize
 
-    device = work.device
-    energy_start_j = device.total_energy_j()
-    start = time.perf_counter()
-    with Sampler(device.memory_used_bytes, 0.1) as memory, Sampler(device.power_w, 0.1) as power:
-        made = quantize(
-            work.source,
-            precisions.get(work.job.precision),
-            QuantizeConfig.model_validate(order.config, strict=False),
-            draft.checkpoint,
-            key=order.key,
-            seed=work.job.seed,
-            trust_remote_code=work.job.source.trust_remote_code,
-            on_progress=work.on_progress,
-        )
-    measured = {
-        "quantize/duration_s": time.perf_counter() - start,
-        "quantize/peak_mib": max(s.value for s in memory.samples) / MIB,
-    }
-    energy_end_j = device.total_energy_j()
-    if energy_start_j is not None and energy_end_j is not None:
-        measured["quantize/energy_j"] = energy_end_j - energy_start_j
-    elif power.samples:
-        measured["quantize/energy_j"] = integrate([s.time_s for s in power.samples], [s.value for s in power.samples])
+    meter = Meter(work.device)
+    made = quantize(
+        work.source,
+        precisions.get(work.job.precision),
+        QuantizeConfig.model_validate(order.config, strict=False),
+        draft.checkpoint,
+        key=order.key,
+        seed=work.job.seed,
+        trust_remote_code=work.job.source.trust_remote_code,
+        on_progress=work.on_progress,
+        meter=meter,
+    )
+    measured = {"quantize/duration_s": meter.wall_s}
+    if meter.peak_mib is not None:
+        measured["quantize/peak_mib"] = meter.peak_mib
+    if meter.energy_j is not None:
+        measured["quantize/energy_j"] = meter.energy_j
     return StageResult(
         "quantize", order.key, {**measured, **sizes(made.checkpoint)}, made.params, {}, made.datasets, has_checkpoint=True
     )

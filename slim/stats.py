@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,22 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     array = np.asarray(values, dtype=np.float64)
     half = float(t.ppf((1 + confidence) / 2, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
     return Interval(float(array.mean()) - half, float(array.mean()) + half)
+
+
+def block_interval(values: Sequence[float] | NDArray[np.float64], blocks: int) -> Interval | None:
+    """Return the 95 % interval of the mean of values that follow one another; None for fewer than two blocks.
+
+    Neighbours depend on each other, so that an interval which took each for an independent draw would be too narrow. The means of long
+    blocks hardly do; Student's t is taken over them. Up to 30 blocks are usual: B. Schmeiser, Batch size effects in the analysis of
+    simulation output, Operations Research 30 (1982).
+
+    Args:
+        values: in their order.
+        blocks: to divide them into, as equal as can be.
+    """
+    if blocks < 2:
+        return None
+    return mean_interval([float(block.mean()) for block in np.array_split(np.asarray(values, dtype=np.float64), blocks)])
 
 
 def relative_spread(values: Sequence[float]) -> float:

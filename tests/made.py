@@ -27,7 +27,9 @@ SMALL: dict[str, Any] = {
         "warmup": {"min_requests": 5, "max_requests": 6, "tolerance": 0.9},
         "concurrency": [1, 2],
         "requests_per_concurrency": 1,
+        "throughput_min_s": 0,
     },
+    "repeats": 1,
     "engines": {
         "vllm": {"max_model_len": 256, "max_num_seqs": 8, "enforce_eager": True, "cpu_kv_cache_gib": 0.25},
         "transformers": {"max_model_len": 256},

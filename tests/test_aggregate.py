@@ -44,6 +44,20 @@ def test_repeats_whose_best_concurrency_differs_are_flagged() -> None:
     assert aggregate.combine_repeats([repeats[0]] * 2)[0]["throughput/best_concurrency"] == 8.0
 
 
+def test_energy_of_different_loads_is_flagged() -> None:
+    repeats = [{"energy/concurrency": v, "throughput/best_concurrency": 8.0} for v in (8.0, 4.0)]
+    combined, reasons = aggregate.combine_repeats(repeats)
+    assert reasons == ["repeats_differ:energy/concurrency"]
+    assert combined == {"throughput/best_concurrency": 8.0, "validity/ok": 0.0}
+
+
+@pytest.mark.parametrize(("values", "flagged"), [((31.0, 30.0), False), ((30.0, 17.0), True)])
+def test_of_the_largest_batch_the_least_counts(values: tuple[float, ...], flagged: bool) -> None:
+    combined, reasons = aggregate.combine_repeats([{"throughput/max_batch": v, "validity/ok": 1.0} for v in values])
+    assert combined == {"throughput/max_batch": min(values), "validity/ok": float(not flagged)}
+    assert reasons == (["repeats_spread:throughput/max_batch"] if flagged else [])
+
+
 def test_one_invalid_repeat_makes_the_configuration_invalid() -> None:
     combined, _ = aggregate.combine_repeats([{"validity/ok": 1.0}, {"validity/ok": 0.0}])
     assert combined["validity/ok"] == 0.0

@@ -8,6 +8,7 @@ import pytest
 
 from slim import device as devices
 from slim.device import CpuDevice, NvmlDevice, strangers
+from slim.sampling import Reader
 from tests.fake_nvml import FakeNvml, Gpu
 
 MIG = Gpu("MIG-5", name="Big MIG", used_bytes=7)
@@ -16,14 +17,13 @@ MIG = Gpu("MIG-5", name="Big MIG", used_bytes=7)
 def two() -> FakeNvml:
     first = Gpu("GPU-aa1", "Big", 100, 250_000, 5_000_000, 40, 50, 1500, 2600, 700_000, 0x1, [os.getpid()])
     second = Gpu("GPU-bb2", "Small", 11, 50_500, 1_000_500, 80, 61, 1400, 2500, 300_000, 0x24, [1])
-    return FakeNvml([first, second], [MIG])
+    return FakeNvml([first, second, Gpu("GPU-cc3", "Divided", 1000, mig=[MIG])])
 
 
 @pytest.fixture
 def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
     fake = two()
     monkeypatch.setitem(sys.modules, "pynvml", fake)
-    monkeypatch.setattr(devices, "allocation", lambda: None)
     return fake
 
 
@@ -36,6 +36,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
         ("GPU-b", ("GPU-bb2",)),
         ("GPU-bb2,GPU-aa1", ("GPU-bb2", "GPU-aa1")),
         ("MIG-5", ("MIG-5",)),
+        ("2", ("MIG-5",)),
         ("0,-1,1", ("GPU-aa1",)),
         ("", None),
         ("GPU-", None),  # ambiguous
@@ -101,8 +102,27 @@ def test_what_a_gpu_does_not_say_is_unknown(nvml: FakeNvml) -> None:
     assert instance.state().temperature_c == ()
 
 
-def test_strangers_are_processes_that_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "allocation", lambda: devices.Allocation(1, 1))
+def test_a_reading_that_fails_is_unknown(nvml: FakeNvml) -> None:
+    device = NvmlDevice.open("0")
+    assert device is not None
+
+    def fails(_: object) -> None:
+        raise nvml.NVMLError("GPU is lost")
+
+    nvml.nvmlDeviceGetMemoryInfo = fails  # type: ignore[attr-defined]
+    assert device.memory_used_bytes() is None
+    reading = Reader(device)()
+    assert (reading.memory_bytes, reading.power_w) == (None, 250)
+
+
+@pytest.mark.parametrize(
+    ("begin_j", "end_j", "energy_j"), [(5.0, 7.5, 2.5), (None, 1.0, None), (1.0, None, None), (3.0, 3.0, None), (9.0, 2.0, None)]
+)
+def test_a_counter_that_does_not_advance_is_none(begin_j: float | None, end_j: float | None, energy_j: float | None) -> None:
+    assert devices.energy_between(begin_j, end_j) == energy_j
+
+
+def test_strangers_are_processes_that_are_not_ours() -> None:
     ours = frozenset({10, 11})
     assert strangers([], ours) is None
     assert strangers([frozenset({10})], ours) == 0

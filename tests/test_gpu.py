@@ -80,7 +80,7 @@ def test_counter_and_trace_agree_under_steady_work(device: NvmlDevice) -> None:
     if counter is None or counter_end is None:
         pytest.skip("this GPU has no energy counter")
     power = monitor.trace.samples("power_w", "energy")
-    found = energy.EnergyPass(counter_end - counter, wall_s, None, 1, 1, (), power[:1], power, ())
+    found = energy.EnergyPass(1, counter_end - counter, wall_s, None, 1, 1, (), (), power[:1], power, ())
     assert found.sampled_j == pytest.approx(found.counter_j, rel=0.05)
     assert not monitor.trace.is_starved
     assert monitor.trace.other_processes in (None, 0)
@@ -167,7 +167,14 @@ def test_a_full_device_is_a_failure_with_its_reason_and_advice(
     monkeypatch.setenv("SLIM_HOME", str(tmp_path / "home"))
     profile = {"input_tokens": 16, "output_tokens": 8, "requests": 2, "concurrency": [1], "energy": None, "batch": None}
     config = SweepConfig.parse(
-        {"name": "full", "models": [str(tiny_model)], "precisions": [f"bf16@{engine}"], "evaluate": None, "profile": profile}
+        {
+            "name": "full",
+            "models": [str(tiny_model)],
+            "precisions": [f"bf16@{engine}"],
+            "evaluate": None,
+            "profile": profile,
+            "repeats": 1,
+        }
     )
     store, outcome = api.run(config, f"sqlite:///{tmp_path / 'mlflow.db'}")
     (one,) = outcome.configurations

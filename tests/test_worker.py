@@ -15,12 +15,15 @@ from slim.engines import EngineSpec
 from slim.engines.fake import FakeEngine
 from slim.errors import Reason
 from slim.jobs import Draft, Job, Spool, StageOrder
+from slim.meter import Meter
 from slim.records import Checkpoint, ModelSource, ignore_progress
 from slim.serving import answers
 from tests.tiny import VOCAB_SIZE
 
 EVALUATE = EvaluateConfig(tasks=("slim_facts",), limit=4, perplexity_tokens=64)
-PROFILE = ProfileConfig(input_tokens=8, output_tokens=4, requests=3, concurrency=(1,), requests_per_concurrency=1)
+PROFILE = ProfileConfig(
+    input_tokens=8, output_tokens=4, requests=3, concurrency=(1,), requests_per_concurrency=1, throughput_min_s=0.0
+)
 Run = Callable[..., Spool]
 
 
@@ -140,7 +143,12 @@ def test_quantizing_has_its_own_energy_where_there_is_a_counter(
     device = CpuDevice()
     monkeypatch.setattr(device, "total_energy_j", lambda: next(readings))
     made = SimpleNamespace(checkpoint=Checkpoint(tmp_path, "k", 100, 50), params={}, datasets=())
-    monkeypatch.setattr("slim.quantize.quantize", lambda *_, **__: made)
+
+    def quantize(*_: object, meter: Meter, **__: object) -> SimpleNamespace:
+        with meter:
+            return made
+
+    monkeypatch.setattr("slim.quantize.quantize", quantize)
     source = ModelSource("m", "local", None, "f", "m", tmp_path)
     work = stages.Work(Job(source, "gptq-int4", 1, tmp_path), tmp_path, device, ignore_progress)
     found = stages.run_quantize(work, order("quantize", QuantizeConfig()), Draft(tmp_path)).metrics

@@ -21,7 +21,14 @@ NAMES = ("bf16@vllm", "fp16@vllm", "bf16@transformers", "fp16@transformers")
 def config(**fields: Any) -> SweepConfig:
     """Return a sweep of random weights at four precisions, which needs no files."""
     return SweepConfig.parse(
-        {"models": ["synthetic:llama-3.2-1b"], "precisions": list(NAMES), "evaluate": None, "profile": {"requests": 2}, **fields}
+        {
+            "models": ["synthetic:llama-3.2-1b"],
+            "precisions": list(NAMES),
+            "evaluate": None,
+            "profile": {"requests": 2},
+            "repeats": 1,
+            **fields,
+        }
     )
 
 

@@ -32,11 +32,13 @@ class EnergyConfig(Section):
     """The energy pass, run where the device has a power reading.
 
     Attributes:
+        concurrency: requests in flight; None is where the throughput pass found the best rate.
         min_duration_s: steady work at least this long.
         idle_s: how long idle power is measured, with the engine loaded, just before.
         settle_s: without work before that, until clocks and power have come down.
     """
 
+    concurrency: Positive | None = None
     min_duration_s: Seconds = 30.0
     idle_s: Seconds = 10.0
     settle_s: Annotated[float, Field(ge=0)] = 2.0
@@ -119,6 +121,7 @@ class ProfileConfig(Section):
         warmup: what runs before.
         concurrency: concurrencies of the throughput pass, in order; it ends early when the rate stops growing.
         requests_per_concurrency: requests at concurrency n: this many times n, at least.
+        throughput_min_s: each concurrency is measured at least this long, with more requests if need be.
         batch: the search for the largest batch; None leaves it out. vLLM's is read off the throughput pass.
         load: open-loop load; None leaves it out.
         amortized_batch8: also measure `latency/amortized_b8_ms`.
@@ -135,6 +138,7 @@ class ProfileConfig(Section):
     warmup: WarmupConfig = WarmupConfig()
     concurrency: tuple[Positive, ...] = (1, 8, 32, 64, 128, 256)
     requests_per_concurrency: Positive = 4
+    throughput_min_s: Annotated[float, Field(ge=0)] = 10.0
     batch: BatchConfig | None = BatchConfig()
     load: LoadConfig | None = None
     amortized_batch8: bool = True

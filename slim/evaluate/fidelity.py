@@ -172,14 +172,9 @@ def summarize(found: Divergence) -> tuple[dict[str, float], tuple[str, ...]]:
 def block_interval(values: NDArray[np.float64]) -> stats.Interval | None:
     """Return the 95 % interval of the mean of values along a text, by batch means; None for too short a text.
 
-    Neighbouring tokens share their context and their subject, so what is measured at them is correlated, and an interval that
-    took each for an independent draw would be too narrow. The means of long blocks hardly are; Student's t is taken over them.
-    Up to 30 blocks are usual: B. Schmeiser, Batch size effects in the analysis of simulation output, Operations Research 30 (1982).
+    Neighbouring tokens share their context and their subject, so what is measured at them is correlated.
     """
-    blocks = min(BLOCKS, len(values) // BLOCK_TOKENS)
-    if blocks < 2:
-        return None
-    return stats.mean_interval([float(block.mean()) for block in np.array_split(values, blocks)])
+    return stats.block_interval(values, min(BLOCKS, len(values) // BLOCK_TOKENS))
 
 
 def _add_interval(metrics: dict[str, float], key: str, values: NDArray[np.float64], highest: float = float("inf")) -> None:

@@ -55,8 +55,8 @@ def profile(
         source: text that the prompts are cut from.
         config: lengths and counts.
         out: existing directory; gets ``requests.parquet``, ``throughput.parquet``, ``trace.parquet`` with its plot ``trace.png``,
-            ``device.json``, where the largest batch was looked for ``batches.parquet`` and ``batch_tries.parquet``, and under
-            open-loop load ``load.parquet``.
+            ``device.json``, ``throughput_requests.parquet``, where power can be read ``energy.parquet``, where the largest batch was
+            looked for ``batches.parquet`` and ``batch_tries.parquet``, and under open-loop load ``load.parquet``.
         seed: of the prompts' order.
         device: what memory and energy are read from; None opens the one that this process sees.
         checkpoint: directory that the engine serves, whose weights a decode step reads; None leaves ``efficiency/`` out.
@@ -84,7 +84,9 @@ def profile(
     energy = None if found.work is None else energy_pass.join(found.work, trace)
     if energy is not None:
         metrics |= summary.energy_metrics(energy)
-    notes = summary.not_measured(trace, energy)
+    notes = summary.notes(trace, found.curve, energy)
+    if config.energy is not None and found.work is None and device.power_w() is not None:
+        notes.append("energy was not measured: out of memory at every concurrency")
     params: dict[str, str | int | float | bool] = {
         "profile.device": device.name,
         "profile.warmup_requests": len(found.warmup.e2e_s),
@@ -121,14 +123,14 @@ def profile(
     )
 
 
-def _serving_metrics(found: Raw, engine: Engine, config: ProfileConfig, trace: Trace, held_bytes: int) -> dict[str, float]:
+def _serving_metrics(found: Raw, engine: Engine, config: ProfileConfig, trace: Trace, held_bytes: int | None) -> dict[str, float]:
     """Latency, throughput and memory."""
     metrics = summary.latency_metrics(found.done) | summary.throughput_metrics(found.curve)
     if found.amortized_s is not None:
         metrics["latency/amortized_b8_ms"] = 1e3 * found.amortized_s
     if engine.info.max_concurrency is not None:
         # The engine itself bounds the concurrency, so the curve tells.
-        metrics |= summary.unpreempted(found.curve)
+        metrics |= summary.unpreempted(found.curve, engine.info, config.input_tokens + config.output_tokens)
     if found.batches is not None:
         metrics |= found.batches.metrics(trace)
     if found.load is not None and config.load is not None:
@@ -136,6 +138,7 @@ def _serving_metrics(found: Raw, engine: Engine, config: ProfileConfig, trace: T
             metrics |= point.metrics(config.load)
     # The peak of the concurrency-1 passes less what was held before: of torch's allocations, else of the device's memory.
     resident = [int(s.value) for s in trace.samples("memory_bytes", "warm-up", "latency")]
+    held_bytes = min(resident, default=0) if held_bytes is None else held_bytes
     peak = max(resident, default=held_bytes) if found.allocation is None else found.allocation.peak
     used = trace.samples("memory_bytes", *SERVING)
     tokens = config.input_tokens + config.output_tokens

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from slim.config import EnergyConfig
-from slim.device import Device, Sample
+from slim.device import Device, Sample, energy_between
 from slim.engines.base import Engine, GenerationRequest
 from slim.profile.trace import Monitor, Trace
 from slim.records import OnProgress, Progress
@@ -14,23 +14,47 @@ from slim.stats import integrate
 
 
 @dataclass(frozen=True)
+class Span:
+    """Part of the energy pass between two readings of the energy counter.
+
+    Attributes:
+        phase: ``idle`` or ``energy``, one of the latter a batch.
+        begin_s, end_s: by the clock.
+        counter_begin_j, counter_end_j: the counter; None where the device has none.
+        requests, output_tokens: done in that time.
+    """
+
+    phase: str
+    begin_s: float
+    end_s: float
+    counter_begin_j: float | None
+    counter_end_j: float | None
+    requests: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True)
 class Work:
     """What was done in the energy pass.
 
     Attributes:
-        counter_j: difference of the device's energy counter over the work; None when it has none.
+        concurrency: requests in flight.
+        counter_j: difference of the device's energy counter over the work; None when it has none that counts.
         wall_s: of the work.
-        idle_counter_w: mean power by the counter while the engine was loaded and idle; None when there is no counter.
+        idle_counter_w: mean power by the counter while the engine was loaded and idle; there when ``counter_j`` is.
         requests, output_tokens: done in that time.
         throttle: reasons seen just after the work.
+        spans: all of it, in the order of time.
     """
 
+    concurrency: int
     counter_j: float | None
     wall_s: float
     idle_counter_w: float | None
     requests: int
     output_tokens: int
     throttle: tuple[str, ...]
+    spans: tuple[Span, ...]
 
 
 @dataclass(frozen=True)
@@ -91,12 +115,12 @@ def measure(
     on_progress: OnProgress,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
-) -> Work | None:
-    """Run the energy pass as the phases ``settle``, ``idle`` and ``energy``; None on a device without a power reading.
+) -> Work:
+    """Run the energy pass as the phases ``settle``, ``idle`` and ``energy``.
 
     Args:
         engine: a warm engine.
-        device: whose counter is read.
+        device: whose counter is read; it has a power reading.
         monitor: samples the power.
         requests: one batch of work, repeated until the time is reached.
         concurrency: requests in flight.
@@ -104,38 +128,41 @@ def measure(
         on_progress: called after each batch.
         clock: monotonic seconds.
         sleep: waits through the idle measurement.
+
+    Raises:
+        StageError: from the engine, such as ``out_of_memory``.
     """
-    if device.power_w() is None:
-        return None
     with monitor.phase("settle"):
         on_progress(Progress("idle power", 0, None, "seconds"))
         sleep(config.settle_s)
     with monitor.phase("idle"):
-        idle_start, idle_counter = clock(), device.total_energy_j()
+        begin_s, counter = clock(), device.total_energy_j()
         sleep(config.idle_s)
-        idle_j, idle_s = _difference(idle_counter, device.total_energy_j()), clock() - idle_start
-    done = tokens = 0
+        idle = Span("idle", begin_s, clock(), counter, device.total_energy_j())
+    spans = []
     with monitor.phase("energy"):
-        counter = device.total_energy_j()
-        start = clock()
+        begin_s, counter = clock(), device.total_energy_j()
         for batch in itertools.repeat(requests):
             answers = engine.generate(batch, concurrency)
-            done += len(answers)
-            tokens += sum(len(a.tokens) for a in answers)
-            wall_s = clock() - start
+            tokens = sum(len(a.tokens) for a in answers)
+            spans.append(Span("energy", begin_s, clock(), counter, device.total_energy_j(), len(answers), tokens))
+            begin_s, counter = spans[-1].end_s, spans[-1].counter_end_j
+            wall_s = begin_s - spans[0].begin_s
             on_progress(Progress("energy", round(min(wall_s, config.min_duration_s)), round(config.min_duration_s), "seconds"))
             if wall_s >= config.min_duration_s:
                 break
-        counter_end = device.total_energy_j()
+    idle_s = idle.end_s - idle.begin_s
+    idle_j = energy_between(idle.counter_begin_j, idle.counter_end_j)
+    counter_j = energy_between(spans[0].counter_begin_j, spans[-1].counter_end_j)
+    # Both by the same instrument, so that one can be subtracted from the other.
+    is_counted = idle_j is not None and counter_j is not None and idle_s > 0
     return Work(
-        counter_j=_difference(counter, counter_end),
+        concurrency=concurrency,
+        counter_j=counter_j if is_counted else None,
         wall_s=wall_s,
-        idle_counter_w=None if idle_j is None or idle_s == 0 else idle_j / idle_s,
-        requests=done,
-        output_tokens=tokens,
+        idle_counter_w=idle_j / idle_s if is_counted and idle_j is not None else None,
+        requests=sum(span.requests for span in spans),
+        output_tokens=sum(span.output_tokens for span in spans),
         throttle=device.state().throttle,
+        spans=(idle, *spans),
     )
-
-
-def _difference(begin_j: float | None, end_j: float | None) -> float | None:
-    return None if begin_j is None or end_j is None else end_j - begin_j

@@ -4,9 +4,9 @@ Each returns raw values; `slim.profile.summary` derives the metrics.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from statistics import median
 
 from slim.config import WarmupConfig
@@ -49,6 +49,7 @@ class CurvePoint:
         wall_s: from handing over the first request to the last token.
         requests, prompt_tokens, output_tokens: what was done in that time.
         preemptions: times the engine threw a request out of its cache.
+        done: the answers.
     """
 
     concurrency: int
@@ -57,11 +58,30 @@ class CurvePoint:
     prompt_tokens: int
     output_tokens: int
     preemptions: int
+    done: tuple[Completion, ...]
 
     @property
     def output_tokens_per_s(self) -> float:
         """Generated tokens over wall time."""
         return self.output_tokens / self.wall_s
+
+    def to_row(self) -> dict[str, int | float]:
+        """The totals as a row of a table."""
+        return {name: value for name, value in vars(self).items() if name != "done"}
+
+    def request_rows(self) -> list[dict[str, int | float]]:
+        """The answers as rows of a table."""
+        return [
+            {
+                "concurrency": self.concurrency,
+                "submitted_s": answer.submitted_s,
+                "ttft_s": answer.ttft_s,
+                "e2e_s": answer.e2e_s,
+                "output_tokens": len(answer.tokens),
+                "preemptions": answer.preemptions,
+            }
+            for answer in self.done
+        ]
 
 
 def warm_up(engine: Engine, requests: Sequence[GenerationRequest], config: WarmupConfig, on_progress: OnProgress) -> Warmup:
@@ -109,21 +129,48 @@ def amortized_batch(engine: Engine, requests: Sequence[GenerationRequest], clock
 
 
 def best(curve: Sequence[CurvePoint]) -> CurvePoint:
-    """Return the point with the highest rate of output tokens."""
-    return max(curve, key=lambda point: point.output_tokens_per_s)
+    """Return the point of the lowest concurrency whose rate of output tokens is within `GROWTH_TO_GO_ON` of the highest.
+
+    On a plateau the highest itself is where chance has put it, another time elsewhere.
+    """
+    highest = max(point.output_tokens_per_s for point in curve)
+    return next(point for point in curve if GROWTH_TO_GO_ON * point.output_tokens_per_s >= highest)
 
 
-def measure_point(engine: Engine, requests: Sequence[GenerationRequest], concurrency: int) -> CurvePoint:
-    """Run the requests at one concurrency."""
-    done = engine.generate(requests, concurrency)
+def measure_point(
+    engine: Engine, requests: Iterator[GenerationRequest], concurrency: int, count: int, min_s: float = 0.0
+) -> CurvePoint:
+    """Measure one concurrency.
+
+    Args:
+        engine: a warm engine.
+        requests: as many as are asked for.
+        concurrency: requests in flight.
+        count: requests that are run; when they took less than ``min_s``, so many more are run as fill that time at their rate.
+        min_s: see there.
+    """
+    asked = list(itertools.islice(requests, count))
+    done = engine.generate(asked, concurrency)
+    wall_s = _wall_s(done)
+    if wall_s < min_s:
+        # Whole rounds: a last one with places left empty would count against the rate.
+        rounds = math.ceil((min_s - wall_s) / wall_s * count / concurrency)
+        more = list(itertools.islice(requests, rounds * concurrency))
+        done_later = engine.generate(more, concurrency)
+        asked, done, wall_s = asked + more, done + done_later, wall_s + _wall_s(done_later)
     return CurvePoint(
         concurrency=concurrency,
-        wall_s=max(c.token_times_s[-1] for c in done) - min(c.submitted_s for c in done),
+        wall_s=wall_s,
         requests=len(done),
-        prompt_tokens=sum(len(r.prompt) for r in requests),
+        prompt_tokens=sum(len(r.prompt) for r in asked),
         output_tokens=sum(len(c.tokens) for c in done),
         preemptions=sum(c.preemptions for c in done),
+        done=tuple(done),
     )
+
+
+def _wall_s(done: Sequence[Completion]) -> float:
+    return max(c.token_times_s[-1] for c in done) - min(c.submitted_s for c in done)
 
 
 def _get_ready(engine: Engine, requests: Sequence[GenerationRequest], concurrency: int) -> list[Completion]:
@@ -137,17 +184,14 @@ def _get_ready(engine: Engine, requests: Sequence[GenerationRequest], concurrenc
     return engine.generate(some, concurrency)
 
 
-def _ready_point(engine: Engine, requests: Sequence[GenerationRequest], concurrency: int) -> CurvePoint:
-    _get_ready(engine, requests, concurrency)
-    return measure_point(engine, requests, concurrency)
-
-
 def throughput(
     engine: Engine,
     requests: Sequence[GenerationRequest],
     concurrency: Sequence[int],
     per_concurrency: int,
     on_progress: OnProgress,
+    *,
+    min_s: float = 0.0,
 ) -> list[CurvePoint]:
     """Return the concurrency curve, ended when it stops growing, at what the engine takes or when memory no longer suffices.
 
@@ -157,6 +201,7 @@ def throughput(
         concurrency: to try, increasing.
         per_concurrency: each point runs this many requests a place in flight.
         on_progress: called before each point.
+        min_s: each point lasts at least this long.
     """
     limit = engine.info.max_concurrency
     levels = [n for n in concurrency if limit is None or n <= limit]
@@ -164,8 +209,12 @@ def throughput(
     fresh: Iterator[GenerationRequest] = itertools.cycle(requests)
     for index, level in enumerate(levels):
         on_progress(Progress("throughput", index, len(levels), "concurrencies"))
-        some = list(itertools.islice(fresh, level * per_concurrency))
-        run = partial(_ready_point, engine, some, level)
+        count = level * per_concurrency
+
+        def run(level: int = level, count: int = count) -> CurvePoint:
+            _get_ready(engine, list(itertools.islice(fresh, level)), level)
+            return measure_point(engine, fresh, level, count, min_s)
+
         point = attempt(run) if curve else run()
         if point is None:
             break

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from slim import device as devices
@@ -9,7 +10,7 @@ from slim.config import ProfileConfig
 from slim.device import Allocation, Device
 from slim.engines.base import Completion, Engine, GenerationRequest, OpenLoopEngine
 from slim.profile import batches, energy, load, passes
-from slim.profile.batches import Batches
+from slim.profile.batches import Batches, attempt
 from slim.profile.energy import Work
 from slim.profile.load import LoadPoint
 from slim.profile.passes import CurvePoint, Warmup
@@ -30,7 +31,7 @@ class Raw:
         curve: throughput by concurrency.
         batches: the largest batch; None where the engine itself bounds the concurrency, or it was not asked for.
         load: a point a rate; None where open-loop load was not asked for or the engine cannot take it.
-        work: of the energy pass; None without one.
+        work: of the energy pass; None without one, or where no concurrency fitted.
     """
 
     warmup: Warmup
@@ -50,7 +51,10 @@ class Raw:
     def write(self, out: Path, config: ProfileConfig) -> None:
         """Write the tables of the passes that ran."""
         write_parquet(out / "requests.parquet", [_row(index, c) for index, c in enumerate(self.done)])
-        write_parquet(out / "throughput.parquet", [asdict(point) for point in self.curve])
+        write_parquet(out / "throughput.parquet", [point.to_row() for point in self.curve])
+        write_parquet(out / "throughput_requests.parquet", [row for point in self.curve for row in point.request_rows()])
+        if self.work is not None:
+            write_parquet(out / "energy.parquet", [asdict(span) for span in self.work.spans])
         if self.batches is not None:
             self.batches.write(out)
         if self.load is not None and config.load is not None:
@@ -59,7 +63,8 @@ class Raw:
 
 def requests_needed(engine: Engine, config: ProfileConfig) -> int:
     """Return the most different requests that a pass asks for."""
-    needed = [config.requests, max(*config.concurrency, 8) * config.requests_per_concurrency]
+    energy_at = (config.energy and config.energy.concurrency) or 1
+    needed = [config.requests, max(*config.concurrency, energy_at, 8) * config.requests_per_concurrency]
     if engine.info.max_concurrency is None and config.batch is not None:
         needed += config.batch.requests
     if config.load is not None:
@@ -103,7 +108,9 @@ def measure(
         with monitor.phase("batch of 8"):
             amortized_s = passes.amortized_batch(engine, requests[:8], clock)
     with monitor.phase("throughput"):
-        curve = passes.throughput(engine, requests, config.concurrency, config.requests_per_concurrency, on_progress)
+        curve = passes.throughput(
+            engine, requests, config.concurrency, config.requests_per_concurrency, on_progress, min_s=config.throughput_min_s
+        )
     found = None
     if engine.info.max_concurrency is None and config.batch is not None:
         found = batches.measure(engine, requests, config.batch, monitor=monitor, on_progress=on_progress, clock=clock)
@@ -112,10 +119,26 @@ def measure(
         with monitor.phase("load"):
             points = tuple(load.measure(engine, requests, config.load, seed=seed, on_progress=on_progress))
     work = None
-    if config.energy is not None:
-        best = passes.best(curve).concurrency
-        batch = requests[: best * config.requests_per_concurrency]
-        work = energy.measure(engine, device, monitor, batch, best, config=config.energy, on_progress=on_progress, clock=clock)
+    if config.energy is not None and device.power_w() is not None:
+        best = config.energy.concurrency or passes.best(curve).concurrency
+        # What fitted once may not fit again and again, when memory is more scattered; then what is below it.
+        for level in (best, *(point.concurrency for point in reversed(curve) if point.concurrency < best)):
+            batch = requests[: level * config.requests_per_concurrency]
+            work = attempt(
+                partial(
+                    energy.measure,
+                    engine,
+                    device,
+                    monitor,
+                    batch,
+                    level,
+                    config=config.energy,
+                    on_progress=on_progress,
+                    clock=clock,
+                )
+            )
+            if work is not None:
+                break
     return Raw(warmup, tuple(done), allocation, amortized_s, tuple(curve), found, points, work)
 
 

@@ -1,5 +1,6 @@
 """Metrics and validity of a profile, derived from its raw records. Pure functions."""
 
+import itertools
 import statistics
 from collections.abc import Sequence
 
@@ -11,6 +12,12 @@ from slim.profile.energy import EnergyPass
 from slim.profile.passes import CurvePoint, Warmup
 from slim.profile.trace import MAX_THROTTLED, POWER_CAP, Trace
 
+BLOCKS, MIN_BLOCKS, BLOCK_REQUESTS = 10, 5, 5
+"""Intervals are over so many blocks of consecutive requests, each of so many at least; over single requests where they are fewer."""
+
+MAX_DEPARTURE = 0.10
+"""The rate of the energy pass and that of the curve at the same concurrency; further apart is said."""
+
 MIN_ENERGY_S = 30.0
 MAX_COUNTER_DEVIATION = 0.05
 
@@ -18,7 +25,9 @@ MAX_COUNTER_DEVIATION = 0.05
 def latency_metrics(done: Sequence[Completion]) -> dict[str, float]:
     """TTFT, TPOT, ITL and E2E in ms with percentiles, and 95 % intervals of the means over requests.
 
-    Gaps between tokens of one request are not independent, so ITL has no interval.
+    Requests that follow one another share the host's and the device's state, so from `BLOCK_REQUESTS` a block on the intervals are
+    over the means of blocks; what varies between engine starts they do not cover, which is what repeats are for. Gaps between tokens
+    of one request are still less independent, so ITL has no interval.
     """
     samples = {
         "ttft": [c.ttft_s for c in done],
@@ -33,7 +42,8 @@ def latency_metrics(done: Sequence[Completion]) -> dict[str, float]:
         summary = stats.summarize(values)
         for statistic in ("mean", "p50", "p95", "p99"):
             metrics[f"latency/{name}_{statistic}_ms"] = 1e3 * getattr(summary, statistic)
-        interval = None if name == "itl" else stats.mean_interval(values)
+        blocks = min(BLOCKS, len(values) // BLOCK_REQUESTS)
+        interval = None if name == "itl" else stats.block_interval(values, blocks if blocks >= MIN_BLOCKS else len(values))
         if interval:
             metrics[f"latency/{name}_mean_ms_ci_low"] = 1e3 * interval.low
             metrics[f"latency/{name}_mean_ms_ci_high"] = 1e3 * interval.high
@@ -66,10 +76,23 @@ def throughput_metrics(curve: Sequence[CurvePoint]) -> dict[str, float]:
     }
 
 
-def unpreempted(curve: Sequence[CurvePoint]) -> dict[str, float]:
-    """The largest concurrency that ran without a request being thrown out of the cache; absent when there was none."""
-    fitting = [point.concurrency for point in curve if not point.preemptions]
-    return {"throughput/max_batch": max(fitting)} if fitting else {}
+def unpreempted(curve: Sequence[CurvePoint], info: EngineInfo, tokens: int) -> dict[str, float]:
+    """The largest concurrency at which no request is thrown out of the cache; absent when there is none.
+
+    Where requests were thrown out, that is the highest concurrency below; else what the engine's own limit and its cache have room
+    for, which may be beyond the curve.
+
+    Args:
+        curve: in the order of concurrency.
+        info: of the engine.
+        tokens: prompt and output tokens of one request.
+    """
+    calm = [point.concurrency for point in itertools.takewhile(lambda point: not point.preemptions, curve)]
+    largest = max(calm, default=0)
+    if len(calm) == len(curve):
+        room = None if info.kv_capacity_tokens is None else info.kv_capacity_tokens // tokens
+        largest = max(largest, min((bound for bound in (info.max_concurrency, room) if bound is not None), default=0))
+    return {"throughput/max_batch": largest} if largest else {}
 
 
 def memory_metrics(info: EngineInfo, samples: Sequence[Sample], growth_bytes: int, tokens: int) -> dict[str, float]:
@@ -104,6 +127,8 @@ def energy_metrics(energy: EnergyPass) -> dict[str, float]:
         "energy/net_kwh": energy.net_j / 3.6e6,
         "energy/idle_w": energy.idle_w,
         "energy/mean_power_w": energy.gross_j / energy.wall_s,
+        "energy/concurrency": energy.concurrency,
+        "throughput/sustained_output_tokens_per_s": energy.output_tokens / energy.wall_s,
     }
     if energy.counter_j:
         metrics["energy/counter_ratio"] = energy.sampled_j / energy.counter_j
@@ -144,18 +169,27 @@ def validity(
     return reasons
 
 
-def not_measured(trace: Trace, energy: EnergyPass | None) -> list[str]:
-    """Say what the device does not offer, so that its metrics are absent, and whether its power limit bounded it; once a profile.
+def notes(trace: Trace, curve: Sequence[CurvePoint], energy: EnergyPass | None) -> list[str]:
+    """Say what the device does not offer, so that its metrics are absent, and what else a reader of the figures has to know.
 
     Args:
         trace: of the profile.
+        curve: of its throughput pass.
         energy: None where there was no energy pass or it gave nothing.
     """
     names = {"power_w": "power", "utilization_pct": "utilization", "temperature_c": "temperature", "sm_clock_mhz": "clock"}
     absent = [name for quantity, name in names.items() if all(getattr(r, quantity) is None for r in trace.readings)]
-    notes = [f"not measured by this device: {', '.join(absent)}"] if absent else []
+    found = [f"not measured by this device: {', '.join(absent)}"] if absent else []
     if (share := trace.throttled.get(POWER_CAP, 0.0)) > MAX_THROTTLED:
-        notes.append(f"the power limit held the clock down in {share:.0%} of the readings under work")
+        found.append(f"the power limit held the clock down in {share:.0%} of the readings under work")
     if energy is not None and energy.counter_j is None:
-        notes.append("no energy counter: energy is sampled power alone")
-    return notes
+        found.append("no energy counter: energy is sampled power alone")
+    if energy is None:
+        return found
+    here = next((point for point in curve if point.concurrency == energy.concurrency), None)
+    if here is not None and abs(energy.output_tokens / energy.wall_s / here.output_tokens_per_s - 1) > MAX_DEPARTURE:
+        share = energy.output_tokens / energy.wall_s / here.output_tokens_per_s
+        found.append(f"at concurrency {here.concurrency} the energy pass ran at {share:.0%} of the throughput pass's rate")
+    if energy.concurrency != (best := passes.best(curve).concurrency):
+        found.append(f"energy was measured at concurrency {energy.concurrency}, the best rate was at {best}")
+    return found

@@ -1,6 +1,7 @@
 """Checkpoint makers: original weights in, a quantized checkpoint out. Heavy packages are imported when one is made."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def quantize(
     seed: int,
     trust_remote_code: bool = False,
     on_progress: OnProgress = ignore_progress,
+    meter: AbstractContextManager[Any] | None = None,
 ) -> Quantized:
     """Make a quantized checkpoint: a directory that ``vllm serve`` and ``from_pretrained`` take, complete or absent.
 
@@ -55,6 +57,8 @@ def quantize(
         seed: of everything random.
         trust_remote_code: run code that comes with the model.
         on_progress: told layers or steps.
+        meter: entered around what makes the checkpoint, from loading the weights to the written ones: without reading the
+            calibration's data before, and checking what was written after.
 
     Raises:
         ConfigError: a precision that needs no quantizing, or a setting that is impossible on this model.
@@ -81,6 +85,7 @@ def quantize(
             "seed": seed,
             "trust_remote_code": trust_remote_code,
             "on_progress": on_progress,
+            "meter": meter or nullcontext(),
         }
         if precision.method == "gptq":
             found, datasets = _gptq(source, precision, config=config, **how)
@@ -112,6 +117,7 @@ def _gptq(
     seed: int,
     trust_remote_code: bool,
     on_progress: OnProgress,
+    meter: AbstractContextManager[Any],
 ) -> tuple[Params, tuple[Dataset, ...]]:
     from transformers import set_seed
 
@@ -123,17 +129,18 @@ def _gptq(
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     # Before the weights: data that cannot be had is found out in a second.
     chosen, dataset = samples(config, tokenizer, seed)
-    model = load(source, precision, trust_remote_code=trust_remote_code)
-    found = gptq.quantize(
-        model,
-        tokenizer,
-        chosen,
-        precision=precision,
-        scheme=scheme,
-        config=config,
-        out=out,
-        on_progress=on_progress,
-    )
+    with meter:
+        model = load(source, precision, trust_remote_code=trust_remote_code)
+        found = gptq.quantize(
+            model,
+            tokenizer,
+            chosen,
+            precision=precision,
+            scheme=scheme,
+            config=config,
+            out=out,
+            on_progress=on_progress,
+        )
     read = {"quantize.calibration_samples": len(chosen), "quantize.calibration_tokens": sum(map(len, chosen))}
     return {**read, **found}, (dataset,)
 
@@ -147,6 +154,7 @@ def _bitsandbytes(
     seed: int,
     trust_remote_code: bool,
     on_progress: OnProgress,
+    meter: AbstractContextManager[Any],
 ) -> Params:
     from transformers import set_seed
 
@@ -163,6 +171,7 @@ def _bitsandbytes(
         out=out,
         trust_remote_code=trust_remote_code,
         on_progress=on_progress,
+        meter=meter,
     )
 
 

@@ -50,6 +50,7 @@ def quantize(
     out: Path,
     trust_remote_code: bool,
     on_progress: OnProgress,
+    meter: contextlib.AbstractContextManager[Any],
 ) -> dict[str, str | int | float | bool]:
     """Quantize a model and write it to ``out``, which is then loaded and compared.
 
@@ -61,6 +62,7 @@ def quantize(
         out: existing directory; gets weights and configuration.
         trust_remote_code: run code that comes with the model.
         on_progress: told each step.
+        meter: entered from loading the weights to the written ones; the check afterwards is not part of it.
 
     Returns:
         What was found out, as params.
@@ -78,13 +80,14 @@ def quantize(
     with _quiet():
         step("load")
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "device_map": device}
-        model = load(source, precision, quantization_config=_config(precision, scheme), **options)
-        prompts = _prompts(tokenizer, model.get_input_embeddings().num_embeddings).to(model.device)
-        step("save")
-        # Before the first forward pass: on a CPU with AVX512-BF16, bitsandbytes 0.50 lays 4-bit weights out anew in that
-        # pass, and what it saves afterwards has its scales transposed and rounded.
-        save(model, out)
+        with meter:
+            model = load(source, precision, quantization_config=_config(precision, scheme), **options)
+            step("save")
+            # Before the first forward pass: on a CPU with AVX512-BF16, bitsandbytes 0.50 lays 4-bit weights out anew in that
+            # pass, and what it saves afterwards has its scales transposed and rounded.
+            save(model, out)
         step("answer")
+        prompts = _prompts(tokenizer, model.get_input_embeddings().num_embeddings).to(model.device)
         before = _answer(model, prompts, precision)
         del model
         step("load again")

@@ -46,7 +46,7 @@ def profiled(store: Store, home: Path, repeats: Sequence[tuple[Completion, ...]]
     configuration = store.begin("configuration", "tiny/bf16@vllm", tags={TAG.CONFIG: "tiny/bf16@vllm"})
     runs, metrics = [], []
     for number, done in enumerate(repeats):
-        curve = (CurvePoint(1, 2.0 + number, 4, 8, 16, 0),)
+        curve = (CurvePoint(1, 2.0 + number, 4, 8, 16, 0, done),)
         raw = Raw(Warmup((0.1,), True), done, None, None, curve, None, None, None)
         metrics.append(summary.latency_metrics(done) | summary.throughput_metrics(curve))
         with spool.writing(f"key{number}") as draft:

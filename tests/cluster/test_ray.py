@@ -67,6 +67,7 @@ class Sweep:
                 "engines": {"transformers": {"max_model_len": 256}, "vllm": {"max_model_len": 256}},
                 "interpreters": {"measure": program, "quantize": program},
                 "executor": executor,
+                "repeats": 1,
                 **fields,
             }
         )

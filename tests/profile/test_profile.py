@@ -1,7 +1,8 @@
 """Profiling on an engine whose times are known: every figure is exact."""
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,17 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slim import metrics
+from slim import metrics, stats
 from slim.config import EnergyConfig, ProfileConfig, WarmupConfig
-from slim.device import DeviceState, Sample, Sampler
-from slim.engines.base import EngineSpec
+from slim.device import DeviceState, Sample
+from slim.engines.base import Completion, EngineSpec
 from slim.engines.fake import FakeEngine, VirtualClock
+from slim.errors import Reason, StageError
 from slim.profile import Profile, bandwidth, energy, passes, profile, summary, workload
 from slim.profile.energy import EnergyPass
 from slim.profile.passes import Warmup
 from slim.profile.sources import PromptText
-from slim.profile.trace import Monitor
+from slim.profile.trace import Monitor, Trace
 from slim.records import ignore_progress
+from slim.sampling import Reading
 
 PREFILL_S, STEP_S, EXTRA_S = 0.001, 0.010, 0.001
 CONFIG = ProfileConfig(
@@ -29,6 +32,7 @@ CONFIG = ProfileConfig(
     warmup=WarmupConfig(min_requests=5, max_requests=9),
     concurrency=(1, 2, 4),
     requests_per_concurrency=1,
+    throughput_min_s=0.0,
     sampling_interval_s=0.5,
     energy=None,
 )
@@ -95,6 +99,67 @@ def test_throughput_is_the_best_of_the_curve(tmp_path: Path) -> None:
     assert found["throughput/total_tokens_per_s"] == pytest.approx(rates[best] * 25 / 5)
     assert found["throughput/requests_per_s"] == pytest.approx(rates[best] / 5)
     assert all(found[f"throughput/output_tokens_per_s_c{n}"] == pytest.approx(rate) for n, rate in rates.items())
+
+
+def test_a_short_point_is_made_longer_by_whole_rounds(tmp_path: Path) -> None:
+    fake = engine()
+    found = measured(tmp_path, fake, config=CONFIG.model_copy(update={"throughput_min_s": 2.0}))
+    short = measured(tmp_path / "..", engine()).metrics
+    rows = {row["concurrency"]: row for row in pq.read_table(tmp_path / "throughput.parquet").to_pylist()}
+    assert all(row["wall_s"] >= 2.0 and row["requests"] % row["concurrency"] == 0 for row in rows.values())
+    # An engine of constant speed has the same rate over any time, but for the prompts of the first round.
+    for level in (1, 2, 4):
+        key = f"throughput/output_tokens_per_s_c{level}"
+        assert found.metrics[key] == pytest.approx(short[key], rel=0.05)
+    requests = pq.read_table(tmp_path / "throughput_requests.parquet").to_pylist()
+    for level, row in rows.items():
+        mine = [r for r in requests if r["concurrency"] == level]
+        assert (len(mine), sum(r["output_tokens"] for r in mine)) == (row["requests"], row["output_tokens"])
+
+
+@pytest.mark.parametrize(
+    ("rates", "best"),
+    [([100, 200, 300], 3), ([100, 299, 300], 2), ([300, 299, 200], 1), ([100, 290, 300], 3), ([100, 300, 305], 2)],
+)
+def test_the_best_point_is_the_lowest_on_the_plateau(rates: list[int], best: int) -> None:
+    curve = [passes.CurvePoint(level, 1.0, 1, 1, rate, 0, ()) for level, rate in enumerate(rates, 1)]
+    assert passes.best(curve).concurrency == best
+
+
+@pytest.mark.parametrize(
+    ("preempted", "limit", "capacity", "largest"),
+    [
+        ((), 256, 65536, 256),
+        ((), 256, 2500, 100),
+        # What ran, ran, whatever the count says.
+        ((), 256, 100, 8),
+        ((), None, 2500, 100),
+        ((8,), 256, 65536, 4),
+        # Once requests were thrown out, a calm point above is luck.
+        ((4,), 256, 65536, 1),
+        ((1, 4, 8), 256, 65536, None),
+    ],
+)
+def test_the_largest_batch_without_preemption(
+    preempted: tuple[int, ...], limit: int | None, capacity: int, largest: int | None
+) -> None:
+    curve = [passes.CurvePoint(level, 1.0, level, 20, 5, int(level in preempted), ()) for level in (1, 4, 8)]
+    info = engine(max_concurrency=limit, kv_capacity_tokens=capacity).info
+    assert summary.unpreempted(curve, info, 25).get("throughput/max_batch") == largest
+
+
+def test_intervals_of_many_requests_are_over_blocks() -> None:
+    """Times that wander, as a host's do: single requests look more alike than they are."""
+    wander = [1.0 + 0.1 * (i // 10 % 2) for i in range(50)]
+    done = [Completion((1, 2), "", "length", 0.0, (w, w + 0.5)) for w in wander]
+    found = summary.latency_metrics(done)
+    blocks = stats.mean_interval([1e3 * (1.0 + 0.1 * (i // 2 % 2)) for i in range(10)])
+    assert blocks is not None
+    assert found["latency/ttft_mean_ms_ci_high"] == pytest.approx(blocks.high)
+    few = summary.latency_metrics(done[:24])
+    each = stats.mean_interval([1e3 * w for w in wander[:24]])
+    assert each is not None
+    assert few["latency/ttft_mean_ms_ci_high"] == pytest.approx(each.high)
 
 
 def test_the_curve_ends_when_it_stops_growing_or_at_what_the_engine_takes() -> None:
@@ -173,8 +238,8 @@ def test_energy_is_power_times_time_and_idle_is_subtracted() -> None:
         fake.clock.advance(seconds)
         device.watts = watts
 
-    # The device draws 100 W until the idle measurement is over, by its counter 90 W; the counter follows the work.
-    counter = iter([100.0, 1000.0, 1000.0, 1000.0 + 400.0 * 40])
+    # The device draws 100 W until the idle measurement is over, by its counter 90 W; the counter follows the work, at 410 W.
+    counter = itertools.chain([100.0, 1000.0], (1000.0 + 410.0 * (fake.clock.now() - 12.0) for _ in itertools.count()))
     device.total_energy_j = lambda: next(counter)  # type: ignore[method-assign]
     with Monitor(device, 1e6, fake.clock.now) as monitor:
         work = energy.measure(
@@ -188,21 +253,92 @@ def test_energy_is_power_times_time_and_idle_is_subtracted() -> None:
             clock=fake.clock.now,
             sleep=sleep,
         )
-    assert work is not None
     found = energy.join(work, monitor.trace)
     assert found is not None
     assert found.wall_s >= 40
     assert found.idle[0].value == 100.0
     assert found.requests * 5 == found.output_tokens
-    assert found.gross_j == pytest.approx(16000)
+    assert found.gross_j == pytest.approx(410 * found.wall_s)
     assert found.sampled_j == pytest.approx(400 * found.wall_s)
     assert found.idle_w == 90
-    assert found.net_j == pytest.approx(16000 - 90 * found.wall_s)
+    assert found.net_j == pytest.approx(320 * found.wall_s)
+    idle, *batches = work.spans
+    assert (idle.phase, idle.end_s - idle.begin_s, idle.requests) == ("idle", pytest.approx(10), 0)
+    assert sum(span.requests for span in batches) == found.requests
+    assert all(b.begin_s == a.end_s and b.counter_begin_j == a.counter_end_j for a, b in itertools.pairwise(batches))
+
+
+@pytest.mark.parametrize("counter", [lambda _: 5.0, lambda now_s: None if now_s < 10 else 100.0 * now_s, lambda now_s: -now_s])
+def test_a_counter_that_does_not_count_is_none(tmp_path: Path, counter: Callable[[float], float | None]) -> None:
+    """Neither 0 J nor work and idle by two instruments."""
+    fake = engine()
+    device = FakeDevice(fake.clock, watts=200.0)
+    device.total_energy_j = lambda: counter(fake.clock.now())  # type: ignore[method-assign]
+    config = CONFIG.model_copy(update={"energy": EnergyConfig(min_duration_s=2.0, idle_s=0.01, settle_s=0.0)})
+    found = measured(tmp_path, fake, device, config)
+    assert found.metrics["energy/mean_power_w"] == pytest.approx(200)
+    assert found.metrics["energy/idle_w"] == 200
+    assert "energy/counter_ratio" not in found.metrics
+    assert "no energy counter: energy is sampled power alone" in found.tags["slim.profile_notes"]
+
+
+class Scattered(FakeEngine):
+    """Has room for more than ``beyond`` sequences at once so many times, then no more."""
+
+    beyond, times = 0, 10**9
+
+    def generate(self, requests, concurrency):  # type: ignore[no-untyped-def]
+        self.times -= concurrency > self.beyond
+        if self.times < 0 and concurrency > self.beyond:
+            raise StageError(Reason.OUT_OF_MEMORY, "scattered")
+        return super().generate(requests, concurrency)
+
+
+@pytest.mark.parametrize(("beyond", "concurrency"), [(4, 4), (2, 2), (1, 1), (0, None)])
+def test_energy_is_measured_where_it_fits(tmp_path: Path, beyond: int, concurrency: int | None) -> None:
+    def run(times: int, spent: EnergyConfig | None) -> tuple[Scattered, Profile]:
+        options = {"prefill_s_per_token": PREFILL_S, "decode_step_s": STEP_S, "extra_sequence_s": EXTRA_S}
+        fake = Scattered(EngineSpec("fake", Path(), "bfloat16", options), VirtualClock())
+        fake.beyond, fake.times = beyond, times
+        return fake, measured(tmp_path, fake, config=CONFIG.model_copy(update={"energy": spent, "amortized_batch8": False}))
+
+    # What all passes before it need is there, and no more.
+    used = 10**9 - run(10**9, None)[0].times
+    _, found = run(used, EnergyConfig(min_duration_s=1.0, idle_s=0.01, settle_s=0.0))
+    assert found.metrics["throughput/best_concurrency"] == 4
+    assert found.metrics.get("energy/concurrency") == concurrency
+    notes = found.tags.get("slim.profile_notes", "")
+    assert ("energy was measured at concurrency" in notes) == (concurrency in {1, 2})
+    assert ("energy was not measured: out of memory" in notes) == (concurrency is None)
+    assert "throughput/output_tokens_per_s_c4" in found.metrics
+
+
+def test_the_concurrency_of_the_energy_pass_can_be_set(tmp_path: Path) -> None:
+    spent = EnergyConfig(concurrency=3, min_duration_s=1.0, idle_s=0.01, settle_s=0.0)
+    found = measured(tmp_path, engine(), config=CONFIG.model_copy(update={"energy": spent}))
+    assert found.metrics["energy/concurrency"] == 3
+    rows = pq.read_table(tmp_path / "energy.parquet").to_pylist()
+    assert [row["phase"] for row in rows] == ["idle"] + ["energy"] * (len(rows) - 1)
+    assert {row["requests"] for row in rows[1:]} == {3}
+    seconds = sum(row["end_s"] - row["begin_s"] for row in rows[1:])
+    tokens = sum(row["output_tokens"] for row in rows)
+    assert found.metrics["throughput/sustained_output_tokens_per_s"] == pytest.approx(tokens / seconds)
+    joules = rows[-1]["counter_end_j"] - rows[1]["counter_begin_j"]
+    assert found.metrics["energy/mean_power_w"] == pytest.approx(joules / seconds)
+
+
+def test_a_rate_that_does_not_last_is_told() -> None:
+    curve = [passes.CurvePoint(4, 10.0, 10, 100, 1000, 0, ())]
+    said = [summary.notes(CALM_TRACE, curve, made_energy(output_tokens=n, wall_s=10.0)) for n in (1090, 910, 1150, 850)]
+    assert said[:2] == [[], []]
+    assert said[2] == ["at concurrency 4 the energy pass ran at 115% of the throughput pass's rate"]
+    assert said[3] == ["at concurrency 4 the energy pass ran at 85% of the throughput pass's rate"]
 
 
 def made_energy(**fields: object) -> EnergyPass:
     power = (Sample(0.0, 200.0), Sample(40.0, 200.0))
     values = {"idle": (Sample(0.0, 50.0),), "power": power, "utilization": (), "counter_j": 8000.0, "wall_s": 40.0}
+    values |= {"concurrency": 4, "spans": ()}
     return EnergyPass(**{**values, "idle_counter_w": None, "requests": 10, "output_tokens": 100, "throttle": (), **fields})  # type: ignore[arg-type]
 
 
@@ -217,6 +353,7 @@ def test_energy_metrics() -> None:
     assert "energy/counter_ratio" not in summary.energy_metrics(made_energy(counter_j=None))
 
 
+CALM_TRACE = Trace((Reading(0.0, 1, 100.0, 50.0, 40, 1500),), (), 0.0, 1.0, None)
 SETTLED, CALM = Warmup((1.0,) * 5, True), DeviceState(other_processes=0)
 
 
@@ -310,16 +447,6 @@ def test_prompts_have_the_length_and_no_common_beginning(tokens: list[int], coun
     assert {len(w) for w in windows} == {length}
     assert len({w[:16] for w in windows}) == count
     assert workload.prompts(tokens, count, length, seed) == windows
-
-
-def test_the_sampler_reads_at_both_ends_and_skips_what_is_unknown() -> None:
-    values = iter([1.0, 2.0])
-    with Sampler(lambda: next(values), 1e6, lambda: 0.0) as sampler:
-        pass
-    assert [s.value for s in sampler.samples] == [1.0, 2.0]
-    with Sampler(lambda: None, 1e6) as unknown:
-        pass
-    assert unknown.samples == []
 
 
 def test_a_profile_says_how_near_it_is_to_the_devices_limit(tmp_path: Path, tiny_model: Path) -> None:

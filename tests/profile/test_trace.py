@@ -80,8 +80,8 @@ def test_a_power_limit_is_told_but_no_reason_for_distrust() -> None:
     capped = Trace(tuple(readings), PHASES, 0.0, 10.0, 0.1)
     after = DeviceState(throttle=("sw_power_cap",))
     assert summary.validity(SETTLED, None, CALM, after, capped) == []
-    assert summary.not_measured(capped, None)[-1] == "the power limit held the clock down in 100% of the readings under work"
-    found = energy.join(Work(None, 3.5, None, 2, 20, ()), capped)
+    assert summary.notes(capped, (), None)[-1] == "the power limit held the clock down in 100% of the readings under work"
+    found = energy.join(Work(2, None, 3.5, None, 2, 20, (), ()), capped)
     assert found is not None
     assert summary.energy_metrics(found)["gpu/sm_clock_mean_mhz"] == pytest.approx(1600 + (65 + 100) / 2)
     hot = [Reading(r.time_s, 0, throttle=("sw_power_cap", "sw_thermal_slowdown")) for r in readings]
@@ -95,16 +95,16 @@ def test_another_process_at_any_time_is_a_reason(others: int | None, reasons: li
 
 
 def test_energy_is_what_the_trace_says_about_the_pass() -> None:
-    found = energy.join(Work(None, 4.0, None, 2, 20, ()), trace(REGULAR))
+    found = energy.join(Work(2, None, 4.0, None, 2, 20, (), ()), trace(REGULAR))
     assert found is not None
     assert [s.value for s in found.power] == [300.0] * 8
     # 300 W over the 3.5 s between the first and the last reading, scaled to the 4 s of work.
     assert found.sampled_j == pytest.approx(300 * 4.0)
     assert found.idle_w == pytest.approx((3 * 100 + 300) / 4)
-    counted = energy.join(Work(1200.0, 4.0, 90.0, 2, 20, ()), trace(REGULAR))
+    counted = energy.join(Work(2, 1200.0, 4.0, 90.0, 2, 20, (), ()), trace(REGULAR))
     assert counted is not None
     assert (counted.idle_w, counted.net_j) == (90.0, 1200.0 - 4 * 90.0)
-    assert energy.join(Work(5.0, 4.0, None, 2, 20, ()), trace([0.0, 5.0, 7.0])) is None
+    assert energy.join(Work(2, 5.0, 4.0, None, 2, 20, (), ()), trace([0.0, 5.0, 7.0])) is None
 
 
 def test_it_is_stored_with_phases_and_nulls(tmp_path: Path) -> None:
