@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+MIN_BLOCKS, MAX_BLOCKS, BLOCK_REQUESTS = 5, 10, 5
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -47,6 +49,14 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     array = np.asarray(values, dtype=np.float64)
     half = float(t.ppf((1 + confidence) / 2, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
     return Interval(float(array.mean()) - half, float(array.mean()) + half)
+
+
+def blocks(count: int) -> int:
+    """Return into how many blocks so many consecutive requests are divided: up to ten, of five requests or more.
+
+    Neighbours share the state of host and device. Fewer than 25 requests are too few for blocks; each is one then.
+    """
+    return count if count < MIN_BLOCKS * BLOCK_REQUESTS else min(MAX_BLOCKS, count // BLOCK_REQUESTS)
 
 
 def block_interval(values: Sequence[float] | NDArray[np.float64], blocks: int) -> Interval | None:

@@ -21,6 +21,11 @@ def test_interval_is_students(sample: list[float]) -> None:
     assert interval.low <= np.mean(sample) * (1 + 1e-12)
 
 
+@pytest.mark.parametrize(("count", "blocks"), [(1, 1), (24, 24), (25, 5), (30, 6), (49, 9), (50, 10), (5000, 10)])
+def test_requests_are_divided_into_blocks(count: int, blocks: int) -> None:
+    assert stats.blocks(count) == blocks
+
+
 @given(values)
 def test_summary_is_ordered_and_within_the_sample(sample: list[float]) -> None:
     summary = stats.summarize(sample)

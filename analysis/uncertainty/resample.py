@@ -6,7 +6,7 @@ from hashlib import sha256
 import numpy as np
 
 from analysis.samples import Array, Requests, statistic_of
-from slim.stats import Interval
+from slim.stats import Interval, blocks
 
 # Numbers that are held at once, whatever the number of samples and draws.
 _HELD = 1 << 22
@@ -21,7 +21,8 @@ def generator(seed: int, *what: str) -> np.random.Generator:
 def requests(samples: Requests, draws: int, random: np.random.Generator) -> Array:
     """Redraw a latency: with several repeats the repeats first, then the requests within each, both with replacement.
 
-    With K repeats the spread between them comes out (K - 1) / K as large as it is, so two repeats show half of it (Davison and
+    Requests are drawn as blocks of neighbours, the first following the last (D. Politis and J. Romano, A circular block-resampling
+    procedure for stationary data, 1992), since neighbours share the state of host and device; of few requests each by itself. With K repeats the spread between them comes out (K - 1) / K as large as it is, so two repeats show half of it (Davison and
     Hinkley, Bootstrap Methods and their Application, 1997, section 3.8). The same generator gives the same requests for every
     latency of a configuration.
 
@@ -35,7 +36,9 @@ def requests(samples: Requests, draws: int, random: np.random.Generator) -> Arra
     for slot in chosen.T:
         for number, values in enumerate(repeats):
             rows = np.flatnonzero(slot == number)
-            drawn = random.integers(0, len(values), size=(len(rows), len(values)))
+            length = -(-len(values) // blocks(len(values)))
+            begins = random.integers(0, len(values), size=(len(rows), -(-len(values) // length)))
+            drawn = (begins[..., None] + np.arange(length)).reshape(len(rows), -1)[:, : len(values)] % len(values)
             step = max(1, _HELD // values.size)
             for start in range(0, len(rows), step):
                 some = values[drawn[start : start + step]]

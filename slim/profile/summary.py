@@ -12,9 +12,6 @@ from slim.profile.energy import EnergyPass
 from slim.profile.passes import CurvePoint, Warmup
 from slim.profile.trace import MAX_THROTTLED, POWER_CAP, Trace
 
-BLOCKS, MIN_BLOCKS, BLOCK_REQUESTS = 10, 5, 5
-"""Intervals are over so many blocks of consecutive requests, each of so many at least; over single requests where they are fewer."""
-
 MAX_DEPARTURE = 0.10
 """The rate of the energy pass and that of the curve at the same concurrency; further apart is said."""
 
@@ -25,9 +22,8 @@ MAX_COUNTER_DEVIATION = 0.05
 def latency_metrics(done: Sequence[Completion]) -> dict[str, float]:
     """TTFT, TPOT, ITL and E2E in ms with percentiles, and 95 % intervals of the means over requests.
 
-    Requests that follow one another share the host's and the device's state, so from `BLOCK_REQUESTS` a block on the intervals are
-    over the means of blocks; what varies between engine starts they do not cover, which is what repeats are for. Gaps between tokens
-    of one request are still less independent, so ITL has no interval.
+    Intervals are over the means of `slim.stats.blocks` of requests, and do not cover what varies between engine starts, which is what
+    repeats are for. Gaps between tokens of one request are still less independent, so ITL has no interval.
     """
     samples = {
         "ttft": [c.ttft_s for c in done],
@@ -42,8 +38,7 @@ def latency_metrics(done: Sequence[Completion]) -> dict[str, float]:
         summary = stats.summarize(values)
         for statistic in ("mean", "p50", "p95", "p99"):
             metrics[f"latency/{name}_{statistic}_ms"] = 1e3 * getattr(summary, statistic)
-        blocks = min(BLOCKS, len(values) // BLOCK_REQUESTS)
-        interval = None if name == "itl" else stats.block_interval(values, blocks if blocks >= MIN_BLOCKS else len(values))
+        interval = None if name == "itl" else stats.block_interval(values, stats.blocks(len(values)))
         if interval:
             metrics[f"latency/{name}_mean_ms_ci_low"] = 1e3 * interval.low
             metrics[f"latency/{name}_mean_ms_ci_high"] = 1e3 * interval.high

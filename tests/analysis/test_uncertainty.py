@@ -47,26 +47,46 @@ def latency(mean: float, seed: int, count: int = 40) -> np.ndarray:
 
 
 def test_draws_of_a_mean_have_its_standard_error() -> None:
-    values = latency(100, 0, 200)
+    values = latency(100, 0, 24)
     frame = table({"a": {E2E: values.mean(), SIZE: 1.0}})
     drawn = uncertainty.draw(frame, [E2E, SIZE], {"a": requested("a", values)}, draws=4000)
     assert drawn.values.shape == (4000, 1, 2)
     assert drawn.values[:, 0, 0].mean() == pytest.approx(values.mean(), rel=0.002)
-    assert drawn.values[:, 0, 0].std() == pytest.approx(values.std() / np.sqrt(200), rel=0.06)
+    assert drawn.values[:, 0, 0].std() == pytest.approx(values.std() / np.sqrt(24), rel=0.06)
     assert (drawn.values[:, 0, 1] == 1).all()
-    assert drawn.spreads["a"][E2E] == uncertainty.Spread("requests", "200 requests")
+    assert drawn.spreads["a"][E2E] == uncertainty.Spread("requests", "24 requests")
     assert drawn.spreads["a"][SIZE] == uncertainty.Spread("constant", "no interval; no raw samples are kept of it")
     assert drawn.constant == (SIZE,)
 
 
 def test_percentiles_are_those_of_scipys_bootstrap() -> None:
-    values = latency(100, 1, 60)
+    values = latency(100, 1, 24)
     own = resample.requests(Requests((values[:, None],), "p95"), 6000, np.random.default_rng(0))
     reference = stats.bootstrap((values,), lambda x, axis: np.percentile(x, 95, axis=axis), n_resamples=6000, rng=1)
     assert own.std() == pytest.approx(reference.standard_error, rel=0.06)
     assert np.quantile(own, [0.025, 0.975]) == pytest.approx(
         np.quantile(reference.bootstrap_distribution, [0.025, 0.975]), rel=0.01
     )
+
+
+def test_requests_that_depend_on_their_neighbours_are_drawn_in_blocks() -> None:
+    """An autoregressive series, whose mean varies more than independent values of the same spread would make it vary."""
+    random = np.random.default_rng(3)
+    series = np.zeros((400, 101))
+    for step in range(1, 101):
+        series[:, step] = 0.6 * series[:, step - 1] + random.normal(size=400)
+    series = 100 + series[:, 1:]
+    truth = series.mean(axis=1).std()
+    drawn = [resample.requests(Requests((one[:, None],), "mean"), 300, np.random.default_rng(0)).std() for one in series[:60]]
+    independent = series.std(axis=1).mean() / np.sqrt(100)
+    assert independent < 0.6 * truth
+    assert np.mean(drawn) == pytest.approx(truth, rel=0.25)
+    # As many requests in each draw as there are, also where blocks do not divide them.
+    for count in (25, 33, 51):
+        values = np.arange(count, dtype=float)[:, None]
+        means = resample.requests(Requests((values,), "mean"), 500, np.random.default_rng(1))
+        assert means.mean() == pytest.approx((count - 1) / 2, rel=0.1)
+        assert set(np.round(means * count, 6) % 1) == {0.0}
 
 
 def test_repeats_are_drawn_before_requests() -> None:
