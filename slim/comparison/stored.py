@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def update(store: Store, run: StoredRun, baseline_run: str, config: SweepConfig) -> bool:
     """Compare a configuration's run with its baseline's, unless its tags say that this was done with the same settings.
 
-    Why two runs cannot be compared is written in place of verdicts. Metrics cannot be taken back from a store: those of an
+    Why two runs, or some of their figures, cannot be compared is written in place of verdicts. Metrics cannot be taken back from a store: those of an
     earlier comparison stay until another replaces them, so tags say which one counts.
 
     Args:
@@ -52,6 +52,8 @@ def update(store: Store, run: StoredRun, baseline_run: str, config: SweepConfig)
             )
             metrics |= compared.metrics()
             found = {f"{TAG.VERDICT}{head}": verdict for head, verdict in compared.verdicts().items()}
+            if (left_out := compared.refused()) is not None:
+                found[TAG.COMPARISON_REFUSED] = left_out
         except ComparisonError as error:
             found = {TAG.COMPARISON_REFUSED: str(error)}
     stale = [tag for tag in run.tags if tag.startswith((TAG.VERDICT, TAG.COMPARISON_REFUSED)) and tag not in found]

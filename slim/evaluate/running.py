@@ -20,8 +20,9 @@ from slim.evaluate.harness import EngineLM
 from slim.evaluate.loading import LoadedTask
 from slim.evaluate.parts import SAMPLES_FILE, TOKENS_FILE, Part
 from slim.evaluate.perplexity import score_text
+from slim.evaluate.primary import Choice, primary
 from slim.evaluate.samples import Row
-from slim.evaluate.scores import Choice, Head
+from slim.evaluate.scores import Head
 from slim.evaluate.templates import compiled_once
 from slim.records import Dataset, OnProgress
 
@@ -117,10 +118,7 @@ def _rescored(task: LoadedTask, results: Mapping[str, Any], lm: EngineLM) -> dic
 def _part(task: LoadedTask, results: Mapping[str, Any], lm: EngineLM) -> Part:
     """What the results say, item by item and as a whole."""
     name = task.entry.name
-    metrics, figures = scores.metrics_of(task, results)
-    notes = list(lm.notes)
-    if figures is None:
-        notes.append(f"{name} has no figure that is a fraction, so there is no mean")
+    metrics, figures, missing = scores.metrics_of(task, results)
     heads: dict[str, Head] = {}
     for head in scores.heads(task, results):
         for leaf in head.leaves:
@@ -138,7 +136,7 @@ def _part(task: LoadedTask, results: Mapping[str, Any], lm: EngineLM) -> Part:
         figures=None if figures is None else tuple(figures),
         params=_params(task, every),
         datasets=(Dataset(name, sources, digest, len(every), "evaluation"),),
-        notes=tuple(notes),
+        notes=(*lm.notes, *missing),
         unscored=tuple((leaf, doc_id, problem) for (leaf, doc_id), problem in lm.unscored.items()),
         harness={name: {key: results[key] for key in ("results", "versions", "n-shot", "n-samples", "group_subtasks")}},
     )
@@ -164,7 +162,7 @@ def _choice(leaf: str, head: Head | None, results: Mapping[str, Any]) -> Choice 
     own = results["results"].get(leaf, {})
     if head is not None and head.choice is not None and f"{head.choice.metric},{head.choice.filter}" in own:
         return head.choice
-    return scores.primary(own, results["higher_is_better"].get(leaf, {}))
+    return primary(own, results["higher_is_better"].get(leaf, {}), [leaf])
 
 
 def _params(task: LoadedTask, rows: Sequence[Row]) -> dict[str, str | int | float | bool]:

@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import fsum, isclose, isfinite
 from typing import Any
 
-from slim.evaluate.scores import Choice, Head, metric_name
+from slim.evaluate.primary import Choice
+from slim.evaluate.scores import Head, metric_name
 
 COLUMNS = {
     "task": "string",
@@ -90,7 +91,7 @@ def weigh(head: Head | None, own: Sequence[Row]) -> None:
     A figure that is no mean of its items' values, such as F1 over all of them, has a head and no weights.
 
     Args:
-        head: the figure; None or one without a value for items that enter none.
+        head: the figure; None or one without a choice for items that enter none.
         own: rows of its tasks.
     """
     counts: dict[str, int] = {}
@@ -98,11 +99,11 @@ def weigh(head: Head | None, own: Sequence[Row]) -> None:
         row["head"] = row["weight"] = None
         if row["correct"] is not None:
             counts[row["task"]] = counts.get(row["task"], 0) + 1
-    if head is None or head.value is None:
+    if head is None or head.choice is None:
         return
     shares = head.weights(counts)
     total = fsum(shares[row["task"]] * row["correct"] for row in own if row["correct"] is not None)
-    is_mean = isclose(total, head.value, rel_tol=1e-6, abs_tol=1e-9)
+    is_mean = head.value is not None and isclose(total, head.value, rel_tol=1e-6, abs_tol=1e-9)
     for row in own:
         row["head"] = metric_name(head.name)
         row["weight"] = shares[row["task"]] if is_mean and row["correct"] is not None else None

@@ -120,6 +120,16 @@ def test_what_cannot_be_compared_says_why(store: Store, home: Path) -> None:
     assert f"{TAG.VERDICT}facts" in run.tags
 
 
+def test_a_figure_that_only_one_run_has_is_left_out_and_named(store: Store, home: Path) -> None:
+    without = [{**row, "head": None, "weight": None} for row in answers(LOSING, "cola")]
+    runs = run_sweep(store, home, {BF16: [answers(RIGHT), answers(RIGHT, "cola")], NF4: [answers(LOSING), without]})
+    run = store.get(runs[NF4])
+    assert run.tags[f"{TAG.VERDICT}facts"] == "inferior"
+    assert run.metrics["fidelity/facts_lost_items"] == 30
+    assert run.tags[TAG.COMPARISON_REFUSED] == "only one of the two runs has 'cola' over the same items"
+    assert f"{TAG.VERDICT}cola" not in run.tags
+
+
 def test_samples_that_are_gone_end_no_sweep(store: Store, home: Path) -> None:
     runs = run_sweep(store, home, {BF16: [], NF4: [answers(LOSING)]})
     run = store.get(runs[NF4])

@@ -119,6 +119,23 @@ def test_a_figure_that_is_no_mean_over_items_has_no_weights(engine: RecordingEng
     assert {(row["head"], row["weight"]) for row in own} == {("a", None)}
 
 
+def test_a_correlation_is_no_accuracy(engine: RecordingEngine, tiny_model: Path, tmp_path: Path) -> None:
+    part, own = run(tmp_path, engine, tiny_model, "a", leaf("a", 9, metric_list=[{"metric": "mcc"}]))
+    assert (part.figures, dict(part.metrics)) == (None, {})
+    assert part.notes == ("a has no accuracy, so there is no mean: mcc is a correlation, from -1 to 1",)
+    assert {(row["head"], row["weight"]) for row in own} == {(None, None)}
+
+
+def test_a_figure_that_is_out_of_range_is_unknown_and_its_items_keep_their_head(
+    engine: RecordingEngine, tiny_model: Path, tmp_path: Path
+) -> None:
+    odd = [{"metric": "acc", "aggregation": "bypass", "higher_is_better": True}]
+    part, own = run(tmp_path, engine, tiny_model, "a", leaf("a", 9, metric_list=odd))
+    assert (part.figures, dict(part.metrics)) == (None, {})
+    assert part.notes == ("a has no accuracy, so there is no mean: acc is 999, which is no fraction",)
+    assert {(row["head"], row["weight"]) for row in own} == {("a", None)}
+
+
 def test_a_task_of_a_group_without_items_that_can_be_scored_is_left_out(tiny_model: Path, tmp_path: Path) -> None:
     engine = RecordingEngine(max_model_len=64)
     long = leaf("bb", 5, doc_to_choice=["x " * 100, "y " * 100, "z " * 100])
