@@ -17,7 +17,7 @@ from slim.engines import Engine
 from slim.errors import Reason, SlimError, StageError
 from slim.evaluate import samples, scores
 from slim.evaluate.harness import EngineLM
-from slim.evaluate.loading import LoadedTask
+from slim.evaluate.loading import LoadedTask, compares_choices
 from slim.evaluate.parts import SAMPLES_FILE, TOKENS_FILE, Part
 from slim.evaluate.perplexity import score_text
 from slim.evaluate.primary import Choice, primary
@@ -56,6 +56,8 @@ def run_task(task: LoadedTask, lm: EngineLM, config: EvaluateConfig) -> Part:
                 fewshot_as_multiturn=config.apply_chat_template,
             )
         for name, leaf in task.leaves.items():
+            if not compares_choices(leaf):
+                continue
             for doc_id, problem in samples.without_gold(leaf, results["samples"][name]).items():
                 lm.unscored.setdefault((name, doc_id), problem)
         if lm.unscored:

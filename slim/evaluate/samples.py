@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import fsum, isclose, isfinite
 from typing import Any
 
+import numpy as np
+
 from slim.evaluate.primary import Choice
 from slim.evaluate.scores import Head, metric_name
 
@@ -130,14 +132,14 @@ def table(own: Sequence[Row]) -> Any:
 
 
 def without_gold(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[int, str]:
-    """Items of a multiple-choice task whose right answer is not among the choices; the harness counts them as wrong."""
-    if task.OUTPUT_TYPE != "multiple_choice" or task.multiple_input or task.multiple_target:
+    """Items whose right answer is not among the choices, of a task whose choices the harness compares; it counts them as wrong."""
+    if task.multiple_input or task.multiple_target:
         return {}
     missing = {}
     for sample in samples:
         target, choices = sample["target"], task.doc_to_choice(sample["doc"])
-        inside = target in choices if isinstance(target, str) else isinstance(target, int) and 0 <= target < len(choices)
-        if not inside:
+        # A number, of whatever type, is compared with the choice's index.
+        if target not in (choices if isinstance(target, str) else range(len(choices))):
             missing[sample["doc_id"]] = f"the right answer {target!r} is not among the choices"
     return missing
 
@@ -162,8 +164,10 @@ def _chosen(task: Any, sample: Mapping[str, Any], choice: Choice | None, values:
         choices = task.doc_to_choice(sample["doc"])
         values = values[: len(choices)]
         if choice.metric == "acc_norm":
-            values = [value / len(text) for value, text in zip(values, choices, strict=True)]
-    return values.index(max(values))
+            # As in the harness, a choice without characters is infinitely unlikely.
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return int(np.argmax(np.array(values) / np.array([float(len(text)) for text in choices])))
+    return int(np.argmax(values))
 
 
 def _plain(value: Any) -> str:
