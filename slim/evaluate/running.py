@@ -19,6 +19,7 @@ from slim.evaluate import samples, scores
 from slim.evaluate.harness import EngineLM
 from slim.evaluate.loading import LoadedTask, compares_choices
 from slim.evaluate.parts import SAMPLES_FILE, TOKENS_FILE, Part
+from slim.evaluate.passage import Passage
 from slim.evaluate.perplexity import score_text
 from slim.evaluate.primary import Choice, primary
 from slim.evaluate.samples import Row
@@ -28,6 +29,8 @@ from slim.records import Dataset, OnProgress
 
 # Only for the few figures that have no closed form, such as F1.
 _BOOTSTRAP_ITERATIONS = 200
+
+_TOKENS = pa.schema([("position", pa.int64()), ("token", pa.int64()), ("logprob", pa.float64())])
 
 
 def run_task(task: LoadedTask, lm: EngineLM, config: EvaluateConfig) -> Part:
@@ -73,26 +76,30 @@ def run_task(task: LoadedTask, lm: EngineLM, config: EvaluateConfig) -> Part:
 def run_text(engine: Engine, tokenizer: Any, config: EvaluateConfig, on_progress: OnProgress) -> Part:
     """Score the text that perplexity is measured on.
 
+    A text that this model cannot be measured on is a note, since the tasks were measured before.
+
     Raises:
-        StageError: too short a text, or the engine fails.
+        StageError: the engine fails.
     """
     assert config.perplexity_text is not None
-    name, passage = config.perplexity_text, text.load(config.perplexity_text)
-    found = score_text(
-        engine, tokenizer, passage, config.perplexity_tokens, batch_size=config.batch_size, on_progress=on_progress
-    )
+    name, whole = config.perplexity_text, text.load(config.perplexity_text)
+    try:
+        passage = Passage.of_text(tokenizer, whole, config.perplexity_tokens, engine.info.max_model_len)
+    except StageError as error:
+        return Part(TOKENS_FILE, _TOKENS.empty_table(), notes=(f"perplexity left out: {error.message}",))
+    found = score_text(engine, passage, batch_size=config.batch_size, on_progress=on_progress)
     perplexity = found.perplexity
     source = f"builtin:{name}" if name == text.BUILTIN else name
     return Part(
         TOKENS_FILE,
-        pa.Table.from_pylist(list(found.rows())),
+        pa.Table.from_pylist(list(found.rows()), schema=_TOKENS),
         metrics={} if perplexity is None else {"fidelity/perplexity": perplexity},
         params={
             "evaluate.perplexity_scored_tokens": len(found.logprobs),
             "evaluate.perplexity_window_tokens": found.window,
             "evaluate.perplexity_bos": found.has_bos,
         },
-        datasets=(Dataset(name, source, text.digest(passage), len(found.tokens), "evaluation"),),
+        datasets=(Dataset(name, source, text.digest(whole), len(found.tokens), "evaluation"),),
         notes=() if perplexity is not None else ("perplexity left out: a token had no finite log-probability",),
     )
 

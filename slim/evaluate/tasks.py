@@ -130,7 +130,7 @@ def check_tasks(config: EvaluateConfig) -> None:
     Raises:
         ConfigError: an unknown task; a task that two entries contain; examples asked of a task that has none or fixes their number; a task that needs
             images, sound or the running of generated code; a ``data_dir`` that is no directory; data that is not on this machine
-            while the Hub must not be asked; a text that cannot be read.
+            while the Hub must not be asked; a text that cannot be read or is empty.
     """
     owners: dict[str, str] = {}
     for entry in config.tasks:
@@ -142,8 +142,8 @@ def check_tasks(config: EvaluateConfig) -> None:
             if owner != entry.name:
                 raise ConfigError(f"evaluate.tasks: {owner!r} and {entry.name!r} both contain {leaf!r}; name only one of them")
     mirror.check(data_sets(config), _data_dir(config))
-    if config.perplexity_text is not None:
-        text.load(config.perplexity_text)
+    if config.perplexity_text is not None and not text.load(config.perplexity_text).strip():
+        raise ConfigError(f"evaluate.perplexity_text: {config.perplexity_text!r} is empty")
 
 
 def data_sets(config: EvaluateConfig) -> dict[str, str]:

@@ -44,6 +44,13 @@ def test_what_cannot_be_run_is_one_line(wrong: EvaluateConfig, parts: list[str])
         assert part in str(caught.value)
 
 
+def test_a_text_without_anything_in_it_is_refused(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text(" \n")
+    with pytest.raises(ConfigError, match=r"^evaluate.perplexity_text: '.*empty.txt' is empty$"):
+        check_tasks(config("slim_facts", perplexity_text=str(empty)))
+
+
 def test_a_group_stands_for_its_tasks() -> None:
     found = tasks.leaves(tasks.find("mmlu"))
     assert len(found) == 57
