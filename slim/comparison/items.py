@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+METRICS = frozenset(
+    {
+        *(f"fidelity/{name}" for name in ("paired_items", "unpaired_items", "flip_rate", "mcnemar_p")),
+        *(f"fidelity/<task>_{name}" for name in ("flip_rate", "mcnemar_p", "lost_items", "gained_items", "items_to_decide")),
+        "impact/<task>_difference",
+    }
+)
+"""Keys in `slim.metrics` of what `Comparison.metrics` gives."""
+
+
 @dataclass(frozen=True)
 class HeadComparison:
     """A figure of the configuration against the baseline's.

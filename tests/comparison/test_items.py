@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from slim import comparison, metrics
 from slim.comparison import paired, pairing
+from slim.comparison.items import METRICS
 from slim.config import ComparisonConfig
 from slim.errors import ComparisonError
 from tests.answers import answers, frame, write
@@ -55,6 +56,7 @@ def test_metrics_and_verdicts_have_their_names() -> None:
     made = compare(pd.concat([one[0], two[0]]), pd.concat([one[1], two[1]]))
     values = made.metrics()
     assert metrics.check(values) == values
+    assert {metrics.get(key).key for key in values} == METRICS
     assert values == {
         "fidelity/paired_items": 300,
         "fidelity/unpaired_items": 0,
