@@ -128,6 +128,18 @@ def test_a_figure_that_is_no_mean_over_items_has_no_weights(engine: RecordingEng
     assert {(row["head"], row["weight"]) for row in own} == {("a", None)}
 
 
+def test_a_standard_error_without_a_closed_form_is_resampled_a_thousand_times(
+    engine: RecordingEngine, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval.api.metrics import bootstrap_stderr, median
+
+    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
+    aggregated = [{"metric": "acc", "aggregation": "median", "higher_is_better": True}]
+    part, own = run(tmp_path, engine, tiny_model, "a", leaf("a", 9, metric_list=aggregated))
+    values = [row["correct"] for row in own]
+    assert part.metrics["accuracy/a_stderr"] == bootstrap_stderr(median, values, 1000) != bootstrap_stderr(median, values, 200)
+
+
 def test_a_correlation_is_no_accuracy(engine: RecordingEngine, tiny_model: Path, tmp_path: Path) -> None:
     part, own = run(tmp_path, engine, tiny_model, "a", leaf("a", 9, metric_list=[{"metric": "mcc"}]))
     assert (part.figures, dict(part.metrics)) == (None, {})
