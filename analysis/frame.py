@@ -31,7 +31,7 @@ def from_runs(runs: Iterable[StoredRun]) -> pd.DataFrame:
     """Return one row a configuration run, indexed by run id.
 
     Columns: ``configuration``, ``status``, the identifying params, `SETTINGS` as text, ``baseline`` (run id), ``failure``, ``validity`` (reasons),
-    ``comparison`` (settings of the comparison with the baseline, as JSON), ``comparison_refused`` (why there is none),
+    ``comparison`` (settings of the comparison with the baseline, as JSON), ``comparison_refused`` (why there is none, or none of a figure),
     ``verdict/<task>`` and every metric under its key. What a run lacks is missing (NaN or None), never 0.
     """
     rows = [

@@ -57,7 +57,7 @@ class Summary:
         fronts: by title, the names of the configurations on the front.
         flagged: names of configurations whose measurement did not pass every check, with the reasons.
         verdicts: None when nothing was compared.
-        refused: names of configurations that could not be compared with their baseline, with the reason.
+        refused: names of configurations that could not, or not in every figure, be compared with their baseline, with the reason.
     """
 
     title: str

@@ -23,7 +23,7 @@ _LONGEST = 6000
 def fault(run: StoredRun) -> str | None:
     """Return why a configuration's run cannot be taken for one, in a few words; None for a sound one.
 
-    Metrics that are not in the catalogue are another program's and do no harm. NaN is unknown, as MLflow has it.
+    Metrics that are not in the catalogue are another program's and do no harm.
     """
     schema = run.tags.get(TAG.SCHEMA)
     if schema != str(SCHEMA):
@@ -64,7 +64,7 @@ def _names_runs(text: str) -> bool:
 def _metrics(metrics: Mapping[str, float]) -> str | None:
     for key, value in metrics.items():
         least, most = _bounds(key)
-        if least <= value <= most or math.isnan(value):
+        if least <= value <= most:
             continue
         if abs(value) > _INFINITE:
             return f"{key} is infinite"

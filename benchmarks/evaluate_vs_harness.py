@@ -7,14 +7,15 @@ and answers the same items through ``lm_eval.evaluate``; only the language model
 of it the part in which the language model answers. The peer is lm-evaluation-harness's ``vllm`` backend for vLLM, its ``hf``
 backend for transformers, at the same batch size; ``--floor`` shows how far that backend agrees with itself at another one.
 The peer's engine runs in the process that asks, as ours does; on a GPU ``--peer-process own`` gives it a process of its own,
-vLLM's default. On log-likelihood tasks the chosen answers are compared item by item; on generated ones the texts and the
-extracted answers.
+vLLM's default. On log-likelihood tasks the chosen answers are compared item by item; on generated ones the extracted answers, and
+the texts are told beside them.
 
 A task is ``NAME[:few-shot examples[:items a task]]``; items are evenly spaced over the data set. ``--model random-3b`` makes weights of random numbers in the shape of
 Llama-3.2-3B, with the embedded model's tokenizer, for machines that are worth more than the embedded model.
 
 The last line holds the ratios and their targets; the exit status is 1 when one is missed, or when fewer than 999 in 1,000
-choices agree.
+choices agree, or fewer than 9 in 10 extracted answers. The second bound is loose because a text goes on from its own tokens: on a
+GPU floating point depends on the batch, and one token that falls the other way at a near tie makes the rest another text.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from slim import models
 from slim.config import ModelEntry, TaskEntry
 from slim.provenance import probe
 
-AGREEMENT = 0.999
+CHOICES_ALIKE, EXTRACTED_ALIKE = 0.999, 0.9
 TARGETS = {
     ("vllm", "cuda"): {"mmlu": 12.0, "hellaswag": 3.0, "gsm8k": 1.0},
     ("vllm", "cpu"): {"mmlu": 4.0, "hellaswag": 1.5},
@@ -102,7 +103,7 @@ def report(found: dict[str, Any], targets: dict[str, float]) -> int:
     for name, ours in found["ours"]["tasks"].items():
         theirs = found["theirs"]["tasks"][name]
         ratio, answering = theirs["wall_s"] / ours["wall_s"], theirs["answering_s"] / ours["answering_s"]
-        share, text = agreement(ours["items"], theirs["items"])
+        agree, text = agreement(ours["items"], theirs["items"])
         print(
             f"{name:<12}{len(ours['items']):>7}{theirs['wall_s']:>11.1f}{ours['wall_s']:>9.1f}{ratio:>7.2f}x{answering:>10.2f}x  {text}"
         )
@@ -110,22 +111,26 @@ def report(found: dict[str, Any], targets: dict[str, float]) -> int:
             _, floor = agreement(found["floor"]["tasks"][name]["items"], theirs["items"])
             print(f"{'':<12}the harness with itself at half the batch size: {floor}")
         target = targets.get(name.partition("_")[0])
-        met = met and (target is None or ratio >= target) and (share is None or share >= AGREEMENT)
+        met = met and (target is None or ratio >= target) and agree
         figures.append(f"{name} {ratio:.2f}x" + ("" if target is None else f" (target {target:g}x)"))
     print(f"{', '.join(figures)}: {'met' if met else 'missed'}")
     return 0 if met else 1
 
 
-def agreement(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[float | None, str]:
-    """Share of items with the same choice, None for generated answers; and what there is to say about it."""
+def agreement(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[bool, str]:
+    """Whether enough items have the same choice, or of generated ones the same extracted answer; and what there is to say about it."""
     assert ours.keys() == theirs.keys()
+
+    def same(kind: str) -> int:
+        return sum(ours[item][kind] == theirs[item][kind] for item in ours)
+
     if "text" in next(iter(ours.values())):
-        same = {kind: sum(ours[item][kind] == theirs[item][kind] for item in ours) for kind in ("text", "extracted")}
-        return None, f"{same['text']} texts and {same['extracted']} extracted answers alike"
-    same_choice = sum(ours[item]["choice"] == theirs[item]["choice"] for item in ours)
+        text = f"{same('text')} texts and {same('extracted')} extracted answers alike (at least {EXTRACTED_ALIKE:.1%} of these)"
+        return same("extracted") >= EXTRACTED_ALIKE * len(ours), text
     apart = [abs(a - b) for item in ours for a, b in zip(ours[item]["logprobs"], theirs[item]["logprobs"], strict=True)]
-    text = f"{same_choice} choices alike, log-likelihoods apart {sum(apart) / len(apart):.4f} nats in the mean, {max(apart):.3f} at most"
-    return same_choice / len(ours), text
+    text = f"{same('choice')} choices alike (at least {CHOICES_ALIKE:.1%}), "
+    text += f"log-likelihoods apart {sum(apart) / len(apart):.4f} nats in the mean, {max(apart):.3f} at most"
+    return same("choice") >= CHOICES_ALIKE * len(ours), text
 
 
 def run(side: str, arguments: argparse.Namespace, out: Path) -> dict[str, Any]:

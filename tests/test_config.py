@@ -35,6 +35,7 @@ OK: dict[str, Any] = {"models": ["embedded"], "precisions": ["bf16@vllm"]}
         ({"evaluate": {"tasks": ["mmlu", "mmlu"]}}, ["twice", "mmlu"]),
         ({"evaluate": {"system_prompt": "Hi"}}, ["apply_chat_template"]),
         ({"evaluate": {"limit": 0}}, ["evaluate.limit", "0"]),
+        ({"evaluate": {"perplexity_tokens": 1}}, ["evaluate.perplexity_tokens", "1", "2"]),
         ({"evaluate": {"fidelity_tokens": 1}}, ["evaluate.fidelity_tokens", "1", "2"]),
         ({"evaluate": {"fidelity_max_mib": 0}}, ["evaluate.fidelity_max_mib", "0"]),
         ({"evaluate": {"fidelity_tokens": 10**6}}, ["fidelity_max_mib 64", "fidelity_tokens 1000000", "at least 123"]),

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,7 @@ from slim import checkpoint as checkpoints
 from slim.errors import NotStoredError, Reason, StoreConfigError, StoreError
 from slim.jobs import Spool, Spooled
 from slim.records import Dataset, Failure, Stage, StageResult
-from slim.store import TAG, Store, experiment_of, explain_run
+from slim.store import TAG, Store, bulk, experiment_of, explain_run
 
 PARAMS = {
     "model": "embedded",
@@ -225,6 +226,22 @@ def test_unknown_values_are_absent(store: Store) -> None:
     run = store.get(run_id)
     assert "revision" not in run.params
     assert run.metrics == {}
+
+
+def test_a_metric_that_was_withdrawn_is_absent_for_every_reader(store: Store) -> None:
+    run_id = store.begin("configuration", NAME, params=PARAMS)
+    store.log(run_id, metrics={"memory/peak_mib": 5.0, "impact/speedup": 2.0})
+    whole = store.snapshot(["configuration"])
+    store.withdraw(run_id, ["impact/speedup"])
+
+    def read() -> list[Mapping[str, float]]:
+        searched = bulk.read_searched(store.search, ["configuration"]).runs
+        snapshots = [store.snapshot(["configuration"]).runs, store.snapshot(["configuration"], whole).runs, searched]
+        return [store.get(run_id).metrics, store.configurations()[0].metrics, *(runs[0].metrics for runs in snapshots)]
+
+    assert read() == [{"memory/peak_mib": 5.0}] * 5
+    store.log(run_id, metrics={"impact/speedup": 3.0})
+    assert read() == [{"memory/peak_mib": 5.0, "impact/speedup": 3.0}] * 5
 
 
 def test_a_file_of_a_run_is_read_where_it_lies(store: Store, tmp_path: Path) -> None:

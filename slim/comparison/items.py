@@ -9,12 +9,22 @@ from numpy.typing import NDArray
 
 from slim.comparison import paired
 from slim.comparison.paired import Verdict
-from slim.comparison.pairing import BASELINE, CONFIGURATION, pair
+from slim.comparison.pairing import BASELINE, CONFIGURATION, differing_heads, pair
 from slim.config import ComparisonConfig
 from slim.stats import Interval
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+METRICS = frozenset(
+    {
+        *(f"fidelity/{name}" for name in ("paired_items", "unpaired_items", "flip_rate", "mcnemar_p")),
+        *(f"fidelity/<task>_{name}" for name in ("flip_rate", "mcnemar_p", "lost_items", "gained_items", "items_to_decide")),
+        "impact/<task>_difference",
+    }
+)
+"""Keys in `slim.metrics` of what `Comparison.metrics` gives."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +64,13 @@ class Comparison:
         heads: one a figure.
         difference: of the unweighted mean over the figures; None where there is none.
         interval: 95 % interval of it.
+        differing: figures that are left out because the same items enter them in only one of the runs.
     """
 
     heads: tuple[HeadComparison, ...]
     difference: float | None
     interval: Interval | None
+    differing: tuple[str, ...] = ()
 
     def metrics(self) -> dict[str, float]:
         """Return what is known under the keys of `slim.metrics`."""
@@ -83,6 +95,12 @@ class Comparison:
         """Return the verdict on each figure that has one."""
         return {head.head: head.verdict for head in self.heads if head.verdict is not None}
 
+    def refused(self) -> str | None:
+        """Return why some figures are left out; None where all are compared."""
+        if not self.differing:
+            return None
+        return f"only one of the two runs has {', '.join(map(repr, self.differing))} over the same items"
+
 
 def compare(
     baseline: "pd.DataFrame", configuration: "pd.DataFrame", config: ComparisonConfig, *, seed: int, with_mean: bool
@@ -105,9 +123,10 @@ def compare(
         one, means = _head(str(head), pairs[pairs["head"] == head], config, seed)
         heads.append(one)
         total = None if total is None or means is None else total + means
+    differing = tuple(differing_heads(pairs))
     differences = [h.difference for h in heads if h.difference is not None]
-    if not with_mean or not heads or total is None:
-        return Comparison(tuple(heads), None, None)
+    if not with_mean or not heads or differing or total is None:
+        return Comparison(tuple(heads), None, None, differing)
     varies = any(h.interval is not None for h in heads)
     return Comparison(
         tuple(heads),

@@ -54,12 +54,13 @@ def pair(baseline: "pd.DataFrame", configuration: "pd.DataFrame") -> "pd.DataFra
         baseline, configuration: samples with at least `COLUMNS`.
 
     Returns:
-        Columns ``task``, ``doc_id`` and ``head``, and the others twice, with the suffixes `BASELINE` and `CONFIGURATION`; in
-        the baseline's order, unscored items included.
+        Columns ``task``, ``doc_id`` and ``head``, and all but the first two once more with each of the suffixes `BASELINE` and
+        `CONFIGURATION`; in the baseline's order, unscored items included. ``head`` is missing for all items of a figure that
+        an item enters in only one of the runs: `differing_heads`.
 
     Raises:
         ComparisonError: the two did not answer the same questions: an item is missing in one of them or stands there twice,
-            or its hashes or its figure differ. One line that names the task.
+            or its hashes differ. One line that names the task.
     """
     for samples, whose in ((baseline, "baseline"), (configuration, "configuration")):
         _refuse(samples[samples.duplicated(list(KEYS))], f"more than once in the {whose}'s samples")
@@ -71,9 +72,17 @@ def pair(baseline: "pd.DataFrame", configuration: "pd.DataFrame") -> "pd.DataFra
     for column, what in _HASHES.items():
         _refuse(both[both[column + BASELINE] != both[column + CONFIGURATION]], f"{what} differ ({column})")
     before, after = both["head" + BASELINE], both["head" + CONFIGURATION]
-    _refuse(both[(before != after) & ~(before.isna() & after.isna())], "the figures that they enter differ (head)")
-    order = baseline[list(KEYS)].merge(both, on=list(KEYS), how="left")
-    return order.rename(columns={"head" + BASELINE: "head"}).drop(columns=["head" + CONFIGURATION, "_merge"])
+    differing = both[(before != after) & ~(before.isna() & after.isna())]
+    apart = {*differing["head" + BASELINE].dropna(), *differing["head" + CONFIGURATION].dropna()}
+    both["head"] = before.mask(before.isin(apart) | after.isin(apart), None)
+    return baseline[list(KEYS)].merge(both.drop(columns="_merge"), on=list(KEYS), how="left")
+
+
+def differing_heads(pairs: "pd.DataFrame") -> list[str]:
+    """Return the figures that the same items enter in only one of two runs, given what `pair` returns."""
+    apart = pairs[pairs["head"].isna()]
+    names = [*apart["head" + BASELINE].dropna(), *apart["head" + CONFIGURATION].dropna()]
+    return list(dict.fromkeys(map(str, names)))
 
 
 def _refuse(items: "pd.DataFrame", problem: str) -> None:

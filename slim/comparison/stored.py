@@ -4,6 +4,7 @@ import json
 from typing import TYPE_CHECKING
 
 from slim import impact, models
+from slim import metrics as catalogue
 from slim.comparison import items, pairing
 from slim.config import SweepConfig
 from slim.errors import ComparisonError, NotStoredError
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 def update(store: Store, run: StoredRun, baseline_run: str, config: SweepConfig) -> bool:
     """Compare a configuration's run with its baseline's, unless its tags say that this was done with the same settings.
 
-    Why two runs cannot be compared is written in place of verdicts. Metrics cannot be taken back from a store: those of an
-    earlier comparison stay until another replaces them, so tags say which one counts.
+    Why two runs, or some of their figures, cannot be compared is written in place of verdicts. What an earlier
+    comparison knew and this one does not is withdrawn.
 
     Args:
         store: holds both.
@@ -52,10 +53,14 @@ def update(store: Store, run: StoredRun, baseline_run: str, config: SweepConfig)
             )
             metrics |= compared.metrics()
             found = {f"{TAG.VERDICT}{head}": verdict for head, verdict in compared.verdicts().items()}
+            if (left_out := compared.refused()) is not None:
+                found[TAG.COMPARISON_REFUSED] = left_out
         except ComparisonError as error:
             found = {TAG.COMPARISON_REFUSED: str(error)}
+    gone = [key for key in run.metrics if _is_of_comparison(key) and key not in metrics]
     stale = [tag for tag in run.tags if tag.startswith((TAG.VERDICT, TAG.COMPARISON_REFUSED)) and tag not in found]
     store.log(run.run_id, metrics=metrics, tags=found, model_id=_model(store, run))
+    store.withdraw(run.run_id, gone)
     store.untag(run.run_id, stale)
     # Last, so that what was cut off before is done again.
     store.log(run.run_id, tags=done)
@@ -78,6 +83,12 @@ def samples(store: Reader, configuration: StoredRun, columns: tuple[str, ...] = 
     except NotStoredError as error:
         raise ComparisonError(f"samples of {whose} are gone: {error}") from error
     return pairing.read(path, whose, columns)
+
+
+def _is_of_comparison(key: str) -> bool:
+    """Whether a metric comes of comparing with the baseline."""
+    metric = catalogue.find(key)
+    return metric is not None and (metric.key.startswith("impact/") or metric.key in items.METRICS)
 
 
 def _model(store: Reader, configuration: StoredRun) -> str | None:

@@ -89,6 +89,10 @@ class TaskEntry(Section):
     limit: Positive | None = None
 
 
+# The first token of a text is not predicted.
+_TextTokens = Annotated[int, Field(ge=2, le=1_000_000_000)]
+
+
 class EvaluateConfig(Section):
     """What accuracy is measured on.
 
@@ -99,7 +103,7 @@ class EvaluateConfig(Section):
         system_prompt: system message, needs the chat template.
         data_dir: local mirror of Hub data sets, laid out ``<organisation>/<name>``.
         perplexity_text: text for ``fidelity/perplexity``: ``python-docs``, a local text file, or None to leave it out.
-        perplexity_tokens: tokens of it that are scored.
+        perplexity_tokens: tokens of it that are read; all but the first are scored.
         fidelity_tokens: tokens of it over which a configuration's next-token distributions are compared with its baseline's;
             None leaves the comparison out.
         fidelity_max_mib: size of the file in which a baseline keeps its distributions; what does not fit is bounded.
@@ -117,8 +121,8 @@ class EvaluateConfig(Section):
     system_prompt: Text | None = None
     data_dir: Name | None = None
     perplexity_text: Name | None = "python-docs"
-    perplexity_tokens: Positive = 8192
-    fidelity_tokens: Annotated[int, Field(ge=2, le=1_000_000_000)] | None = 1024
+    perplexity_tokens: _TextTokens = 8192
+    fidelity_tokens: _TextTokens | None = 1024
     fidelity_max_mib: Positive = 64
     max_gen_tokens: Positive = 256
     batch_size: Positive = 16

@@ -152,8 +152,8 @@ class Score:
 
     Attributes:
         logprobs: natural log-probability of each of its tokens.
-        greedy: whether each was the most likely token at its place, or as likely as that one; may be None where the
-            request did not want it.
+        greedy: whether each is the token that greedy decoding takes at its place: one token, also where several are equally
+            likely; may be None where the request did not want it.
     """
 
     logprobs: tuple[float, ...]

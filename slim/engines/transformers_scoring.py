@@ -47,27 +47,26 @@ class _Places:
     Attributes:
         logits: shape (places, vocabulary), float32.
         normalizer: shape (places,), log of the sum of exponentials.
-        top: shape (places,), the highest logit.
+        best: shape (places,), the token with the highest logit; of several the first, as greedy decoding takes it.
     """
 
     logits: torch.Tensor
     normalizer: torch.Tensor
-    top: torch.Tensor
+    best: torch.Tensor
 
     @classmethod
     def of(cls, logits: torch.Tensor) -> "_Places":
         values = logits.float()
-        return cls(values, values.logsumexp(-1), values.amax(-1))
+        return cls(values, values.logsumexp(-1), values.argmax(-1))
 
     def of_tokens(self, tokens: Sequence[int], place: int | None = None) -> tuple[list[float], list[bool]]:
         """Log-probability and greediness of tokens: one a place, or all of them at one place."""
         ids = torch.tensor(tokens, device=self.logits.device)
         if place is None:
-            chosen, normalizer, top = self.logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1), self.normalizer, self.top
+            chosen, normalizer, best = self.logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1), self.normalizer, self.best
         else:
-            chosen, normalizer, top = self.logits[place, ids], self.normalizer[place], self.top[place]
-        # Several tokens may share the highest logit in 16 bit; each of them is then a most likely one.
-        logprobs, greedy = torch.stack([(chosen - normalizer).clamp(max=0), (chosen >= top).float()]).tolist()
+            chosen, normalizer, best = self.logits[place, ids], self.normalizer[place], self.best[place]
+        logprobs, greedy = torch.stack([(chosen - normalizer).clamp(max=0), (ids == best).float()]).tolist()
         return logprobs, [flag == 1 for flag in greedy]
 
 

@@ -140,9 +140,9 @@ class ScoringJob:
     def answers(self, found: Found) -> list[Score] | None:
         """Return the scores that stand in vLLM's tables; None when some were not computed because of the cache.
 
-        Each row of the tables holds the token that was asked for and, where that is wanted, the most likely one (in the
-        prompt the best of one, at the generated place the one that was generated). Ranks are not used: vLLM counts a tie
-        against both tokens.
+        Each row of the tables holds the token that was asked for and, where that is wanted, the most likely one: in the
+        prompt after it, at the generated place before the candidates, since it was generated. Of tokens that are equally likely
+        vLLM names one, so only that one is greedy; ranks would count a tie against both.
         """
         rows: list[Row] = []
         if len(self.continuations[0]) > 1:
@@ -162,12 +162,11 @@ class ScoringJob:
 
     def _score(self, continuation: tuple[int, ...], rows: list[Row]) -> Score | None:
         logprobs, greedy = [], []
-        for (tokens, values), token in zip(rows, continuation, strict=True):
+        for place, ((tokens, values), token) in enumerate(zip(rows, continuation, strict=True), start=1):
             if token not in tokens:
                 return None
-            own = values[tokens.index(token)]
-            logprobs.append(own)
-            greedy.append(own >= max(values))
+            logprobs.append(values[tokens.index(token)])
+            greedy.append(token == tokens[0 if place == len(rows) else -1])
         return Score(tuple(logprobs), tuple(greedy) if self.greedy else None)
 
     def without_cache(self) -> "ScoringJob":

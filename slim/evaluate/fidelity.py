@@ -18,7 +18,7 @@ from slim.engines import Engine
 from slim.errors import Reason, StageError
 from slim.evaluate import divergence, reference
 from slim.evaluate.divergence import Divergence
-from slim.evaluate.passage import Passage, text_tokens
+from slim.evaluate.passage import Passage
 from slim.evaluate.reference import REFERENCE_FILE, Reference
 from slim.records import Against, OnProgress, Progress, ignore_progress
 from slim.tables import write_parquet
@@ -79,8 +79,7 @@ def measure(
     known: dict[str, str | int | float | bool] = {} if against.keep else {_COMPARED_PARAM: against.path is not None}
     try:
         if against.keep or against.path is not None:
-            prefix, tokens = text_tokens(tokenizer, text, config.fidelity_tokens)
-            passage = Passage.of(tokens, prefix, engine.info.max_model_len)
+            passage = Passage.of_text(tokenizer, text, config.fidelity_tokens, engine.info.max_model_len)
         if against.keep:
             return _keep(engine, passage, out / REFERENCE_FILE, config.fidelity_max_mib * _MIB, on_progress)
         if against.path is not None:

@@ -53,7 +53,10 @@ class LoadedTask:
     @property
     def likelihoods_only(self) -> frozenset[str]:
         """Leaves that compare the likelihoods of choices, and nothing else that a model says about them."""
-        return frozenset(name for name, leaf in self.leaves.items() if _compares_likelihoods(leaf))
+        # exact_match asks what greedy decoding gives.
+        return frozenset(
+            name for name, leaf in self.leaves.items() if compares_choices(leaf) and "exact_match" not in leaf._metric_fn_list
+        )
 
     def restore_randomness(self) -> None:
         """Put the global generators where they were after loading: a few tasks draw from them again while they run."""
@@ -120,13 +123,12 @@ def _set_examples(task: Any, num_fewshot: int | None, seed: int) -> None:
     task.set_fewshot_seed(seed=seed)
 
 
-def _compares_likelihoods(task: Any) -> bool:
-    """Whether the harness's own scoring of multiple choice is used, without its figure about greedy answers."""
+def compares_choices(task: Any) -> bool:
+    """Whether a task of the harness is scored by its own comparison of choices with the right one, not by code of the task."""
     return (
         task.OUTPUT_TYPE == "multiple_choice"
         and type(task).process_results is ConfigurableTask.process_results
         and not callable(task.config.process_results)
-        and "exact_match" not in task._metric_fn_list
     )
 
 

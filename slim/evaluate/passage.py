@@ -25,8 +25,29 @@ class Passage:
 
     @classmethod
     def of(cls, tokens: tuple[int, ...], prefix: tuple[int, ...], max_len: int) -> Self:
-        """Return the passage with windows that a model of ``max_len`` tokens can read."""
-        return cls(tokens, prefix, min(WINDOW_TOKENS, max_len - 1 - len(prefix)))
+        """Return the passage with windows that a model of ``max_len`` tokens can read.
+
+        Raises:
+            StageError: fewer than two tokens, so none that could be predicted, or a model that reads too few.
+        """
+        if len(tokens) < 2:
+            raise StageError(Reason.DATA_UNAVAILABLE, f"the text has {len(tokens)} tokens; at least 2 are needed")
+        window = min(WINDOW_TOKENS, max_len - 1 - len(prefix))
+        if window < 1:
+            raise StageError(
+                Reason.EVALUATION, f"the model reads {max_len} tokens; a text's window takes at least {2 + len(prefix)}"
+            )
+        return cls(tokens, prefix, window)
+
+    @classmethod
+    def of_text(cls, tokenizer: Any, text: str, count: int, max_len: int) -> Self:
+        """Return the passage of a text's first ``count`` tokens, all that it has when there are fewer.
+
+        Raises:
+            StageError: as `of`.
+        """
+        prefix, tokens = text_tokens(tokenizer, text, count)
+        return cls.of(tokens, prefix, max_len)
 
     @property
     def positions(self) -> int:
@@ -48,15 +69,10 @@ def text_tokens(tokenizer: Any, text: str, count: int) -> tuple[tuple[int, ...],
 
     What precedes is the beginning-of-sequence token where the tokenizer adds one by itself, else nothing: a model that
     was always trained with one does badly without it.
-
-    Raises:
-        StageError: fewer than two tokens, so none that could be scored.
     """
     # A token covers at least one character of the text, most of them several: this much text is enough, and the end
     # of what is cut off cannot change the tokens that are kept.
     tokens = tuple(tokenizer.encode(text[: 16 * count + 1024], add_special_tokens=False)[:count])
-    if len(tokens) < 2:
-        raise StageError(Reason.DATA_UNAVAILABLE, f"the text for perplexity has {len(tokens)} tokens; at least 2 are needed")
     bos = tokenizer.bos_token_id
     with_special = tokenizer.encode("a")
     return ((bos,) if bos is not None and with_special[:1] == [bos] else ()), tokens

@@ -6,7 +6,7 @@ from math import exp, fsum, isfinite
 from typing import Any
 
 from slim.engines import Engine, ScoreRequest
-from slim.evaluate.passage import Passage, text_tokens
+from slim.evaluate.passage import Passage
 from slim.evaluate.scoring import score_in_chunks
 from slim.records import OnProgress, ignore_progress
 
@@ -46,15 +46,12 @@ def window_requests(passage: Passage) -> list[ScoreRequest]:
     return [ScoreRequest(sequence[:head], (sequence[head:],), greedy=False) for sequence, _ in passage.windows()]
 
 
-def score_text(
-    engine: Engine, tokenizer: Any, text: str, count: int, *, batch_size: int, on_progress: OnProgress = ignore_progress
-) -> TextScores:
-    """Score the first ``count`` tokens of ``text``, all that it has when there are fewer.
+def score_text(engine: Engine, passage: Passage, *, batch_size: int, on_progress: OnProgress = ignore_progress) -> TextScores:
+    """Score all tokens of a passage but the first.
 
     Raises:
-        StageError: too short a text, or what the engine raises.
+        StageError: what the engine raises.
     """
-    prefix, tokens = text_tokens(tokenizer, text, count)
-    passage = Passage.of(tokens, prefix, engine.info.max_model_len)
     scores = score_in_chunks(engine, window_requests(passage), batch_size, "perplexity", on_progress)
-    return TextScores(tokens, tuple(value for (score,) in scores for value in score.logprobs), passage.window, bool(prefix))
+    logprobs = tuple(value for (score,) in scores for value in score.logprobs)
+    return TextScores(passage.tokens, logprobs, passage.window, bool(passage.prefix))

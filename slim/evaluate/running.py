@@ -17,16 +17,21 @@ from slim.engines import Engine
 from slim.errors import Reason, SlimError, StageError
 from slim.evaluate import samples, scores
 from slim.evaluate.harness import EngineLM
-from slim.evaluate.loading import LoadedTask
+from slim.evaluate.loading import LoadedTask, compares_choices
 from slim.evaluate.parts import SAMPLES_FILE, TOKENS_FILE, Part
+from slim.evaluate.passage import Passage
 from slim.evaluate.perplexity import score_text
+from slim.evaluate.primary import Choice, primary
 from slim.evaluate.samples import Row
-from slim.evaluate.scores import Choice, Head
+from slim.evaluate.scores import Head
 from slim.evaluate.templates import compiled_once
 from slim.records import Dataset, OnProgress
 
-# Only for the few figures that have no closed form, such as F1.
-_BOOTSTRAP_ITERATIONS = 200
+# Only for the few standard errors that have no closed form, such as F1's. The harness draws 100,000 times, which takes minutes for
+# a thousand items; the error of a standard error from B resamples is about 1 / sqrt(2 B) of it.
+_BOOTSTRAP_ITERATIONS = 1000
+
+_TOKENS = pa.schema([("position", pa.int64()), ("token", pa.int64()), ("logprob", pa.float64())])
 
 
 def run_task(task: LoadedTask, lm: EngineLM, config: EvaluateConfig) -> Part:
@@ -55,6 +60,8 @@ def run_task(task: LoadedTask, lm: EngineLM, config: EvaluateConfig) -> Part:
                 fewshot_as_multiturn=config.apply_chat_template,
             )
         for name, leaf in task.leaves.items():
+            if not compares_choices(leaf):
+                continue
             for doc_id, problem in samples.without_gold(leaf, results["samples"][name]).items():
                 lm.unscored.setdefault((name, doc_id), problem)
         if lm.unscored:
@@ -70,26 +77,30 @@ def run_task(task: LoadedTask, lm: EngineLM, config: EvaluateConfig) -> Part:
 def run_text(engine: Engine, tokenizer: Any, config: EvaluateConfig, on_progress: OnProgress) -> Part:
     """Score the text that perplexity is measured on.
 
+    A text that this model cannot be measured on is a note, since the tasks were measured before.
+
     Raises:
-        StageError: too short a text, or the engine fails.
+        StageError: the engine fails.
     """
     assert config.perplexity_text is not None
-    name, passage = config.perplexity_text, text.load(config.perplexity_text)
-    found = score_text(
-        engine, tokenizer, passage, config.perplexity_tokens, batch_size=config.batch_size, on_progress=on_progress
-    )
+    name, whole = config.perplexity_text, text.load(config.perplexity_text)
+    try:
+        passage = Passage.of_text(tokenizer, whole, config.perplexity_tokens, engine.info.max_model_len)
+    except StageError as error:
+        return Part(TOKENS_FILE, _TOKENS.empty_table(), notes=(f"perplexity left out: {error.message}",))
+    found = score_text(engine, passage, batch_size=config.batch_size, on_progress=on_progress)
     perplexity = found.perplexity
     source = f"builtin:{name}" if name == text.BUILTIN else name
     return Part(
         TOKENS_FILE,
-        pa.Table.from_pylist(list(found.rows())),
+        pa.Table.from_pylist(list(found.rows()), schema=_TOKENS),
         metrics={} if perplexity is None else {"fidelity/perplexity": perplexity},
         params={
             "evaluate.perplexity_scored_tokens": len(found.logprobs),
             "evaluate.perplexity_window_tokens": found.window,
             "evaluate.perplexity_bos": found.has_bos,
         },
-        datasets=(Dataset(name, source, text.digest(passage), len(found.tokens), "evaluation"),),
+        datasets=(Dataset(name, source, text.digest(whole), len(found.tokens), "evaluation"),),
         notes=() if perplexity is not None else ("perplexity left out: a token had no finite log-probability",),
     )
 
@@ -117,10 +128,7 @@ def _rescored(task: LoadedTask, results: Mapping[str, Any], lm: EngineLM) -> dic
 def _part(task: LoadedTask, results: Mapping[str, Any], lm: EngineLM) -> Part:
     """What the results say, item by item and as a whole."""
     name = task.entry.name
-    metrics, figures = scores.metrics_of(task, results)
-    notes = list(lm.notes)
-    if figures is None:
-        notes.append(f"{name} has no figure that is a fraction, so there is no mean")
+    metrics, figures, missing = scores.metrics_of(task, results)
     heads: dict[str, Head] = {}
     for head in scores.heads(task, results):
         for leaf in head.leaves:
@@ -138,7 +146,7 @@ def _part(task: LoadedTask, results: Mapping[str, Any], lm: EngineLM) -> Part:
         figures=None if figures is None else tuple(figures),
         params=_params(task, every),
         datasets=(Dataset(name, sources, digest, len(every), "evaluation"),),
-        notes=tuple(notes),
+        notes=(*lm.notes, *missing),
         unscored=tuple((leaf, doc_id, problem) for (leaf, doc_id), problem in lm.unscored.items()),
         harness={name: {key: results[key] for key in ("results", "versions", "n-shot", "n-samples", "group_subtasks")}},
     )
@@ -164,7 +172,7 @@ def _choice(leaf: str, head: Head | None, results: Mapping[str, Any]) -> Choice 
     own = results["results"].get(leaf, {})
     if head is not None and head.choice is not None and f"{head.choice.metric},{head.choice.filter}" in own:
         return head.choice
-    return scores.primary(own, results["higher_is_better"].get(leaf, {}))
+    return primary(own, results["higher_is_better"].get(leaf, {}), [leaf])
 
 
 def _params(task: LoadedTask, rows: Sequence[Row]) -> dict[str, str | int | float | bool]:

@@ -5,7 +5,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import fsum, isclose, isfinite
 from typing import Any
 
-from slim.evaluate.scores import Choice, Head, metric_name
+import numpy as np
+
+from slim.evaluate.primary import Choice
+from slim.evaluate.scores import Head, metric_name
 
 COLUMNS = {
     "task": "string",
@@ -90,7 +93,7 @@ def weigh(head: Head | None, own: Sequence[Row]) -> None:
     A figure that is no mean of its items' values, such as F1 over all of them, has a head and no weights.
 
     Args:
-        head: the figure; None or one without a value for items that enter none.
+        head: the figure; None or one without a choice for items that enter none.
         own: rows of its tasks.
     """
     counts: dict[str, int] = {}
@@ -98,11 +101,11 @@ def weigh(head: Head | None, own: Sequence[Row]) -> None:
         row["head"] = row["weight"] = None
         if row["correct"] is not None:
             counts[row["task"]] = counts.get(row["task"], 0) + 1
-    if head is None or head.value is None:
+    if head is None or head.choice is None:
         return
     shares = head.weights(counts)
     total = fsum(shares[row["task"]] * row["correct"] for row in own if row["correct"] is not None)
-    is_mean = isclose(total, head.value, rel_tol=1e-6, abs_tol=1e-9)
+    is_mean = head.value is not None and isclose(total, head.value, rel_tol=1e-6, abs_tol=1e-9)
     for row in own:
         row["head"] = metric_name(head.name)
         row["weight"] = shares[row["task"]] if is_mean and row["correct"] is not None else None
@@ -129,14 +132,14 @@ def table(own: Sequence[Row]) -> Any:
 
 
 def without_gold(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[int, str]:
-    """Items of a multiple-choice task whose right answer is not among the choices; the harness counts them as wrong."""
-    if task.OUTPUT_TYPE != "multiple_choice" or task.multiple_input or task.multiple_target:
+    """Items whose right answer is not among the choices, of a task whose choices the harness compares; it counts them as wrong."""
+    if task.multiple_input or task.multiple_target:
         return {}
     missing = {}
     for sample in samples:
         target, choices = sample["target"], task.doc_to_choice(sample["doc"])
-        inside = target in choices if isinstance(target, str) else isinstance(target, int) and 0 <= target < len(choices)
-        if not inside:
+        # A number, of whatever type, is compared with the choice's index.
+        if target not in (choices if isinstance(target, str) else range(len(choices))):
             missing[sample["doc_id"]] = f"the right answer {target!r} is not among the choices"
     return missing
 
@@ -161,8 +164,10 @@ def _chosen(task: Any, sample: Mapping[str, Any], choice: Choice | None, values:
         choices = task.doc_to_choice(sample["doc"])
         values = values[: len(choices)]
         if choice.metric == "acc_norm":
-            values = [value / len(text) for value, text in zip(values, choices, strict=True)]
-    return values.index(max(values))
+            # As in the harness, a choice without characters is infinitely unlikely.
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return int(np.argmax(np.array(values) / np.array([float(len(text)) for text in choices])))
+    return int(np.argmax(values))
 
 
 def _plain(value: Any) -> str:

@@ -1,68 +1,16 @@
-"""From the harness's results to metrics: which of a task's figures is the one that is published."""
+"""From the harness's results to metrics: the figures that count, of tasks and groups, and what enters the mean over them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from slim.evaluate.primary import Choice, primary, why_none
+
 if TYPE_CHECKING:
     from slim.evaluate.loading import LoadedTask
 
-# In this order, the first that a task reports: published tables use the length-normalised accuracy where a task has
-# one (HellaSwag, ARC, PIQA, OpenBookQA), plain accuracy else (MMLU, BoolQ, WinoGrande), exact match for generated answers.
-_PRIMARY = ("acc_norm", "acc", "exact_match")
-# GSM8K and its kin report two extractions of the answer; the flexible one is what is compared.
-_FLEXIBLE, _STRICT, _PLAIN = "flexible-extract", "strict-match", "none"
-_PERPLEXITY = "word_perplexity"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which figure of a task counts.
-
-    Attributes:
-        metric: the harness's name of it.
-        filter: its way of taking the answer from the output.
-        beside: suffix, metric and filter of the figure that is shown beside it; None when there is none.
-    """
-
-    metric: str
-    filter: str
-    beside: tuple[str, str, str] | None = None
-
-
-def primary(results: Mapping[str, Any], higher_is_better: Mapping[str, Any]) -> Choice | None:
-    """Choose the figure of a task or group that counts.
-
-    It is acc_norm, else acc, else exact_match, else the first that is better when higher; of several extractions
-    ``flexible-extract``, else none, else the first. The choice does not look at values, so that it is the same for all
-    configurations.
-
-    Args:
-        results: the harness's, with keys ``<metric>,<filter>``.
-        higher_is_better: by metric.
-
-    Returns:
-        None when there is no such figure, or its value is not a fraction (perplexities, BLEU).
-    """
-    figures = [
-        tuple(key.rsplit(",", 1))
-        for key in results
-        if "," in key and "_stderr," not in key and higher_is_better.get(key.rsplit(",", 1)[0], True)
-    ]
-    metrics = [metric for metric, _ in figures]
-    metric = next((name for name in (*_PRIMARY, *metrics) if name in metrics), None)
-    if metric is None:
-        return None
-    filters = [name for other, name in figures if other == metric]
-    chosen = next(name for name in (_FLEXIBLE, _PLAIN, filters[0]) if name in filters)
-    if not _fraction(results[f"{metric},{chosen}"]):
-        return None
-    if metric == "acc_norm" and ("acc", chosen) in figures:
-        return Choice(metric, chosen, ("acc", "acc", chosen))
-    if chosen == _FLEXIBLE and _STRICT in filters:
-        return Choice(metric, chosen, ("strict", metric, _STRICT))
-    return Choice(metric, chosen)
+_PLAIN, _PERPLEXITY = "none", "word_perplexity"
 
 
 @dataclass(frozen=True)
@@ -72,7 +20,7 @@ class Head:
     Attributes:
         name: of the group or task.
         choice: which of its figures counts; None when there is none that is a fraction.
-        value: that figure; None likewise.
+        value: that figure; None without one, and where what should be a fraction is none.
         leaves: names of the single tasks in it.
         by_size: whether a group's tasks weigh as much as they have items, else all the same.
     """
@@ -104,24 +52,23 @@ def heads(task: "LoadedTask", results: Mapping[str, Any]) -> list[Head]:
         task: the entry.
         results: what ``lm_eval.evaluate`` returned for it; a task of which nothing could be scored may be missing.
     """
-    figures, better = results["results"], results["higher_is_better"]
-    found = []
-    for name in _outermost(task):
-        own = figures.get(name, {})
-        choice = primary(own, better.get(name, {}))
-        value = float(own[f"{choice.metric},{choice.filter}"]) if choice else None
-        group = task.groups.get(name)
-        if group is None:
-            found.append(Head(name, choice, value, (name,)))
-            continue
-        rules = [rule for rule in group.aggregate_metric_list if choice and rule.metric == choice.metric]
-        leaves = tuple(leaf.task_name for leaf in group.get_all_tasks())
-        found.append(Head(name, choice, value, leaves, all(rule.weight_by_size for rule in rules)))
-    return found
+    return [_head(task, results, name) for name in _outermost(task)]
 
 
-def metrics_of(task: "LoadedTask", results: Mapping[str, Any]) -> tuple[dict[str, float], list[float] | None]:
-    """Return the metrics of an entry, and what of them enters the mean over tasks.
+def _head(task: "LoadedTask", results: Mapping[str, Any], name: str) -> Head:
+    """The figure of a task or group, wherever it stands."""
+    own = results["results"].get(name, {})
+    group = task.groups.get(name)
+    leaves = (name,) if group is None else tuple(leaf.task_name for leaf in group.get_all_tasks())
+    choice = primary(own, results["higher_is_better"].get(name, {}), leaves)
+    value = None if choice is None else _fraction(own[f"{choice.metric},{choice.filter}"])
+    rules = [] if group is None or choice is None else group.aggregate_metric_list
+    by_size = all(rule.weight_by_size for rule in rules if choice is not None and rule.metric == choice.metric)
+    return Head(name, choice, value, leaves, by_size)
+
+
+def metrics_of(task: "LoadedTask", results: Mapping[str, Any]) -> tuple[dict[str, float], list[float] | None, list[str]]:
+    """Return the metrics of an entry, what of them enters the mean over tasks, and why something does not.
 
     A group counts as one task where the harness aggregates it, and its groups get a metric each; the tasks of a group
     do not. A tag, or a group that is not aggregated, counts as its tasks.
@@ -131,27 +78,38 @@ def metrics_of(task: "LoadedTask", results: Mapping[str, Any]) -> tuple[dict[str
         results: as for `heads`.
 
     Returns:
-        The second is None when a figure is missing that should be there, and empty for tasks that score running text.
+        The second is None when a figure is missing that should be there, and empty for tasks that score running text; the
+        third has a line for each that is missing.
     """
-    figures, better = results["results"], results["higher_is_better"]
     metrics: dict[str, float] = {}
-    counting: list[float] | None = []
+    counting: list[float] = []
+    missing: list[str] = []
     for head in heads(task, results):
+        own = results["results"].get(head.name, {})
         if head.choice is None or head.value is None:
-            word_perplexity = figures.get(head.name, {}).get(f"{_PERPLEXITY},{_PLAIN}")
+            word_perplexity = own.get(f"{_PERPLEXITY},{_PLAIN}")
             if isinstance(word_perplexity, float) and isfinite(word_perplexity):
                 metrics[f"fidelity/{metric_name(head.name)}_perplexity"] = word_perplexity
             else:
-                counting = None
+                missing.append(f"{head.name} has no accuracy, so there is no mean: {_problem(head, results)}")
             continue
-        metrics |= _figures(head.name, figures[head.name], head.choice)
-        if counting is not None:
-            counting.append(head.value)
+        metrics |= _figures(head.name, own, head.choice)
+        counting.append(head.value)
     for name in task.groups:
-        choice = primary(figures[name], better.get(name, {})) if task.groups[name].has_aggregation else None
-        if choice is not None:
-            metrics |= _figures(name, figures[name], choice)
-    return metrics, counting
+        head = _head(task, results, name)
+        if task.groups[name].has_aggregation and head.choice is not None and head.value is not None:
+            metrics |= _figures(name, results["results"][name], head.choice)
+    return metrics, None if missing else counting, missing
+
+
+def _problem(head: Head, results: Mapping[str, Any]) -> str:
+    """Why a figure is missing."""
+    own = results["results"].get(head.name)
+    if own is None:
+        return "none of its items could be scored"
+    if head.choice is None:
+        return why_none(own, results["higher_is_better"].get(head.name, {}))
+    return f"{head.choice.metric} is {own[f'{head.choice.metric},{head.choice.filter}']}, which is no fraction"
 
 
 def metric_name(task: str) -> str:
@@ -199,5 +157,6 @@ def mean(values_of_tasks: Sequence[Sequence[float] | None]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _fraction(value: Any) -> bool:
-    return isinstance(value, int | float) and isfinite(value) and 0 <= value <= 1
+def _fraction(value: Any) -> float | None:
+    """The value as a number; None for what cannot be a fraction: a mean over nothing, or a metric that `primary` does not know well."""
+    return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None

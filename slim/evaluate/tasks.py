@@ -22,6 +22,7 @@ from slim.evaluate.builtin import items
 
 BUILTIN_DIR = Path(items.__file__).parent
 _IGNORED_FOLDERS = {"__pycache__", ".ipynb_checkpoints"}
+_GROUP_FIELDS = {"group", "group_alias", "task", "aggregate_metric_list", "metadata"}
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def check_tasks(config: EvaluateConfig) -> None:
     Raises:
         ConfigError: an unknown task; a task that two entries contain; examples asked of a task that has none or fixes their number; a task that needs
             images, sound or the running of generated code; a ``data_dir`` that is no directory; data that is not on this machine
-            while the Hub must not be asked; a text that cannot be read.
+            while the Hub must not be asked; a text that cannot be read or is empty.
     """
     owners: dict[str, str] = {}
     for entry in config.tasks:
@@ -141,8 +142,8 @@ def check_tasks(config: EvaluateConfig) -> None:
             if owner != entry.name:
                 raise ConfigError(f"evaluate.tasks: {owner!r} and {entry.name!r} both contain {leaf!r}; name only one of them")
     mirror.check(data_sets(config), _data_dir(config))
-    if config.perplexity_text is not None:
-        text.load(config.perplexity_text)
+    if config.perplexity_text is not None and not text.load(config.perplexity_text).strip():
+        raise ConfigError(f"evaluate.perplexity_text: {config.perplexity_text!r} is empty")
 
 
 def data_sets(config: EvaluateConfig) -> dict[str, str]:
@@ -152,9 +153,8 @@ def data_sets(config: EvaluateConfig) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for entry in config.tasks:
-        known = builtin_tasks() if entry.name in builtin_tasks() else harness_tasks()
-        for leaf in sorted(leaves(known[entry.name])):
-            wanted = known[leaf].settings.get("dataset_path")
+        for leaf, settings in sorted(_leaves(_index_with(entry.name)[entry.name]).items()):
+            wanted = settings.get("dataset_path")
             # A Hub id of these days; what has no slash is a kind of file, such as json.
             if isinstance(wanted, str) and wanted.count("/") == 1 and not Path(wanted).exists():
                 found.setdefault(wanted, leaf)
@@ -166,18 +166,57 @@ def _data_dir(config: EvaluateConfig) -> Path | None:
 
 
 def leaves(task: TaskFile) -> frozenset[str]:
-    """Names of the single tasks that a task, group or tag stands for."""
-    if task.kind == "tag":
-        return task.members
-    if task.kind != "group":
-        return frozenset({task.name})
-    known = index_of(BUILTIN_DIR) if task.name in builtin_tasks() else harness_tasks()
-    found: set[str] = set()
-    for member in task.settings.get("task") or ():
-        name = member if isinstance(member, str) else member.get("group", member.get("task"))
-        if isinstance(name, str) and name in known and name != task.name:
-            found |= leaves(known[name])
-    return frozenset(found)
+    """Names of the single tasks that a task, group or tag stands for; a task that only a group's file has is ``<group>::<task>``."""
+    return frozenset(_leaves(task))
+
+
+def _leaves(task: TaskFile, overrides: Mapping[str, Any] | None = None) -> dict[str, Mapping[str, Any]]:
+    """Settings of the single tasks by name.
+
+    Args:
+        task: what stands for them.
+        overrides: settings of the groups around it, which come before a task's own.
+    """
+    overrides = overrides or {}
+    if task.kind == "group":
+        return _members(task.name, task.settings, overrides)
+    known = _index_with(task.name)
+    return {name: {**known[name].settings, **overrides} for name in (task.members if task.kind == "tag" else [task.name])}
+
+
+def _members(group: str, settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Settings of a group's single tasks by name, as ``lm_eval.tasks._factory`` finds them.
+
+    A member is a name; or a mapping with the name of a task or group and settings for it; or, where the index does not have the
+    name, a group or task that is written out in place.
+    """
+    known = _index_with(group.partition("::")[0])
+    overrides = {**_of_tasks(settings), **overrides}
+    listed = settings.get("task")
+    found: dict[str, Mapping[str, Any]] = {}
+    for member in listed if isinstance(listed, list) else ():
+        item = {"task": member} if isinstance(member, str) else member
+        name = item.get("group", item.get("task"))
+        if not isinstance(name, str) or name == group:
+            continue  # without a name the harness refuses the group
+        if name in known:
+            found |= _leaves(known[name], {**overrides, **_of_tasks(item)})
+        elif "group" in item:
+            found |= _members(f"{group}::{name}", item, overrides)
+        else:
+            found[f"{group}::{name}"] = {**overrides, **_of_tasks(item)}
+    return found
+
+
+def _of_tasks(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a group's settings say about its tasks."""
+    return {key: value for key, value in settings.items() if key not in _GROUP_FIELDS}
+
+
+def _index_with(name: str) -> Mapping[str, TaskFile]:
+    """The index that has a name."""
+    known = builtin_tasks()
+    return known if name in known else harness_tasks()
 
 
 def _check_settings(entry: TaskEntry, settings: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isnan
 from typing import Final, Literal
 
 SCHEMA: Final = 1
@@ -52,7 +53,8 @@ class StoredRun:
         kind: what it is.
         name: the run's name.
         status: MLflow's status: RUNNING, FINISHED, FAILED or KILLED.
-        params, metrics, tags: as logged.
+        params, tags: as logged.
+        metrics: as last logged; a NaN is a metric that was withdrawn (`slim.store.writing.Writer.withdraw`), and is left out.
         start_unix_s, end_unix_s: wall clock; the end is None while it runs.
         model_ids: LoggedModels that it wrote.
         artifact_uri: root of its artifacts.
@@ -69,6 +71,11 @@ class StoredRun:
     end_unix_s: float | None
     model_ids: tuple[str, ...]
     artifact_uri: str
+
+    def __post_init__(self) -> None:
+        if any(map(isnan, self.metrics.values())):
+            known = {key: value for key, value in self.metrics.items() if not isnan(value)}
+            object.__setattr__(self, "metrics", known)
 
     @property
     def duration_s(self) -> float | None:

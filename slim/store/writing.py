@@ -4,6 +4,7 @@ import getpass
 import json
 import time
 from collections.abc import Iterable, Mapping
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,18 @@ class Writer(Reader):
                 params=[Param(k, _text(v)) for k, v in params.items() if v is not None],
                 tags=[RunTag(k, v) for k, v in tags.items()],
             )
+
+    def withdraw(self, run_id: str, metrics: Iterable[str]) -> None:
+        """Mark metrics of a run as unknown from now on.
+
+        MLflow deletes no metric, so NaN is logged after the last value, and `slim.store.contract.StoredRun` leaves out what is NaN. A
+        LoggedModel keeps the last value: there MLflow has no NaN.
+        """
+        now = int(1000 * time.time())
+        withdrawn = [Metric(key, nan, now, 0) for key in metrics]
+        if withdrawn:
+            with translated(f"withdrawing metrics of run {run_id}"):
+                self.client.log_batch(run_id, metrics=withdrawn)
 
     def untag(self, run_id: str, tags: Iterable[str]) -> None:
         """Remove tags that a run has."""

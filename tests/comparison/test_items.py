@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from slim import comparison, metrics
 from slim.comparison import paired, pairing
+from slim.comparison.items import METRICS
 from slim.config import ComparisonConfig
 from slim.errors import ComparisonError
 from tests.answers import answers, frame, write
@@ -55,6 +56,7 @@ def test_metrics_and_verdicts_have_their_names() -> None:
     made = compare(pd.concat([one[0], two[0]]), pd.concat([one[1], two[1]]))
     values = made.metrics()
     assert metrics.check(values) == values
+    assert {metrics.get(key).key for key in values} == METRICS
     assert values == {
         "fidelity/paired_items": 300,
         "fidelity/unpaired_items": 0,
@@ -124,17 +126,34 @@ def test_any_other_hash_is_refused(pairs: list[tuple[float, float]], item: int, 
             frame(answers([1])),
             "task 'facts', item 0: more than once in the baseline's samples",
         ),
-        (
-            frame(answers([1], head="all")),
-            frame(answers([1])),
-            "task 'facts', item 0: the figures that they enter differ (head)",
-        ),
     ],
 )
 def test_other_questions_are_refused_in_one_line(baseline: pd.DataFrame, configuration: pd.DataFrame, message: str) -> None:
     with pytest.raises(ComparisonError) as caught:
         compare(baseline, configuration)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("head", [None, "all"])
+def test_a_figure_of_only_one_run_costs_no_other_figure(head: str | None) -> None:
+    one, two = turned(12, 4, 60, 24), turned(0, 0, 150, 50, task="sums")
+    changed = two[1].assign(head=head)
+    made = compare(pd.concat([one[0], two[0]]), pd.concat([one[1], changed]))
+    assert made.heads == compare(*one).heads
+    assert (made.difference, made.interval) == (None, None)
+    assert made.differing == (("sums",) if head is None else ("sums", "all"))
+    names = "'sums'" if head is None else "'sums', 'all'"
+    assert made.refused() == f"only one of the two runs has {names} over the same items"
+    assert compare(*one).refused() is None
+
+
+def test_a_group_of_which_one_task_is_missing_is_no_figure_of_both() -> None:
+    """What is left of the group is not what the other run's figure is made of."""
+    before = frame(answers([1.0] * 4, "small", head="group"), answers([1.0] * 9, "large", head="group"), answers([1.0, 0.0]))
+    after = frame(answers([0.0] * 4, "small"), answers([1.0] * 9, "large", head="group"), answers([1.0, 0.0]))
+    made = compare(before, after)
+    assert [h.head for h in made.heads] == ["facts"]
+    assert made.differing == ("group", "small")
 
 
 def test_the_order_of_items_does_not_matter() -> None:

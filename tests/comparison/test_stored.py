@@ -120,6 +120,42 @@ def test_what_cannot_be_compared_says_why(store: Store, home: Path) -> None:
     assert f"{TAG.VERDICT}facts" in run.tags
 
 
+def test_what_the_comparison_before_knew_and_this_one_does_not_is_absent(store: Store, home: Path) -> None:
+    runs = run_sweep(store, home, {"fp16@transformers": [answers(RIGHT)], NF4: [answers(LOSING)]})
+    first = store.get(runs[NF4]).metrics
+    interval = {f"impact/{name}_difference_ci_{end}" for name in ("facts", "mean") for end in ("low", "high")}
+    assert interval <= first.keys()
+
+    # A baseline that answered the same: no difference, so no interval of it.
+    run_sweep(store, home, {BF16: [answers(LOSING)], NF4: [answers(LOSING)]})
+    run = store.get(runs[NF4])
+    assert run.metrics.keys() == first.keys() - interval
+    assert run.metrics["impact/facts_difference"] == 0
+
+
+def test_a_comparison_that_is_refused_leaves_no_figures_of_the_one_before(store: Store, home: Path) -> None:
+    runs = run_sweep(store, home, {"fp16@transformers": [answers(LOSING)], NF4: [answers(LOSING)]})
+    before = set(store.get(runs[NF4]).metrics)
+    run_sweep(store, home, {BF16: [answers(RIGHT[:50])], NF4: [answers(LOSING)]})
+    run = store.get(runs[NF4])
+    assert TAG.COMPARISON_REFUSED in run.tags
+    assert {key for key in run.metrics if key.startswith("impact/")} == {"impact/facts_drop_pct", "impact/mean_drop_pct"}
+    assert not any("items" in key or "flip" in key or "mcnemar" in key for key in run.metrics)
+    # And back.
+    run_sweep(store, home, {"fp16@transformers": [answers(LOSING)], NF4: [answers(LOSING)]})
+    assert set(store.get(runs[NF4]).metrics) == before
+
+
+def test_a_figure_that_only_one_run_has_is_left_out_and_named(store: Store, home: Path) -> None:
+    without = [{**row, "head": None, "weight": None} for row in answers(LOSING, "cola")]
+    runs = run_sweep(store, home, {BF16: [answers(RIGHT), answers(RIGHT, "cola")], NF4: [answers(LOSING), without]})
+    run = store.get(runs[NF4])
+    assert run.tags[f"{TAG.VERDICT}facts"] == "inferior"
+    assert run.metrics["fidelity/facts_lost_items"] == 30
+    assert run.tags[TAG.COMPARISON_REFUSED] == "only one of the two runs has 'cola' over the same items"
+    assert f"{TAG.VERDICT}cola" not in run.tags
+
+
 def test_samples_that_are_gone_end_no_sweep(store: Store, home: Path) -> None:
     runs = run_sweep(store, home, {BF16: [], NF4: [answers(LOSING)]})
     run = store.get(runs[NF4])

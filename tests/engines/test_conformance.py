@@ -247,6 +247,8 @@ def test_probabilities_of_all_next_tokens_sum_to_one(engine: Engine) -> None:
     assert sum(math.exp(s.logprobs[0]) for s in scores) == pytest.approx(1, abs=0.02)
     best = max(range(len(scores)), key=lambda token: scores[token].logprobs[0])
     assert scores[best].greedy == (True,)
+    # One token, but for the rounding of batches.
+    assert sum(s.greedy[0] for s in scores) == 1 or engine.info.engine == "vllm"
     assert greedy(engine, context, 1)[0] in [token for token, s in enumerate(scores) if s.greedy[0]]
 
 

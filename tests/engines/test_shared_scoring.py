@@ -32,3 +32,13 @@ def test_sharing_changes_nothing_but_rounding(tiny_model: Path) -> None:
                 assert shared.logprobs == pytest.approx(alone.logprobs, abs=1e-3)
                 assert shared.greedy == alone.greedy
     engine.close()
+
+
+def test_of_equally_likely_tokens_the_first_is_greedy(tiny_model: Path) -> None:
+    engine = open_engine(EngineSpec("transformers", tiny_model, "bfloat16", {"max_model_len": 64}))
+    for weights in engine._scorer.model.parameters():
+        weights.data.zero_()
+    ((first, second, several),) = engine.score([ScoreRequest((5, 6), ((0,), (1,), (0, 1, 0)))], 4)
+    assert (first.greedy, second.greedy, several.greedy) == ((True,), (False,), (True, False, True))
+    assert first.logprobs == second.logprobs
+    engine.close()

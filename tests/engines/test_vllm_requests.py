@@ -1,10 +1,13 @@
 """How scoring becomes requests to vLLM, without an engine."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slim.engines import ScoreRequest
+from slim.engines import Score, ScoreRequest
 
 requests = pytest.importorskip("slim.engines.vllm_requests")
 
@@ -68,3 +71,21 @@ def test_all_single_tokens_of_a_context_are_one_request() -> None:
     assert jobs[0].params.logprob_token_ids == [4, 5]
     assert jobs[0].params.prompt_logprobs is None
     assert [job.params.prompt_logprobs for job in jobs[1:]] == [1]
+
+
+def rows(*rows: tuple[list[int], list[float]]) -> SimpleNamespace:
+    """vLLM's table of tokens and their log-probabilities."""
+    return SimpleNamespace(logprob_token_ids=np.array([r[0] for r in rows]), logprobs=np.array([r[1] for r in rows]))
+
+
+@pytest.mark.parametrize(
+    ("best_in_prompt", "generated", "expected"),
+    [(5, 6, (True, True)), (9, 6, (False, True)), (3, 6, (False, True)), (5, 8, (True, False)), (5, 2, (True, False))],
+)
+def test_of_equally_likely_tokens_one_is_greedy(best_in_prompt: int, generated: int, expected: tuple[bool, bool]) -> None:
+    (job,) = requests.scoring_jobs(0, ScoreRequest((1, 2), ((5, 6),)), BLOCK)
+    tie = -0.5
+    found = requests.Found(
+        prompt=[rows(([2, 7], [-3.0, -0.1]), ([5, best_in_prompt], [tie, tie]))], generated=rows(([generated, 6], [tie, tie]))
+    )
+    assert job.answers(found) == [Score((tie, tie), expected)]

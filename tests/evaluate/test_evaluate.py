@@ -120,6 +120,17 @@ def test_everything_that_is_asked_for_is_measured(engine: RecordingEngine, tiny_
         assert done[-1][0] == done[-1][1] > 0
 
 
+def test_a_text_of_one_token_costs_the_perplexity_alone(engine: RecordingEngine, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("a")
+    config = EvaluateConfig(tasks=("slim_facts",), limit=4, perplexity_text=str(tmp_path / "short.txt"), fidelity_tokens=None)
+    found = evaluate(engine, tiny_model, config, tmp_path, seed=1)
+    assert "accuracy/slim_facts" in found.metrics
+    assert "fidelity/perplexity" not in found.metrics
+    assert found.tags["slim.evaluate_notes"] == "perplexity left out: the text has 1 tokens; at least 2 are needed"
+    table = pq.read_table(tmp_path / "perplexity_tokens.parquet")
+    assert (table.column_names, table.num_rows) == (["position", "token", "logprob"], 0)
+
+
 def test_the_same_seed_gives_the_same_results(tiny_model: Path, tmp_path: Path, mirror: Path) -> None:
     config = EvaluateConfig(tasks=(TaskEntry(name="arc_easy", num_fewshot=3),), data_dir=str(mirror), perplexity_text=None)
     found = []

@@ -34,8 +34,8 @@ def test_windows_score_every_token_but_the_first_once(tokens: list[int], prefix:
 
 
 def test_perplexity_is_that_of_the_engines_probabilities(engine: RecordingEngine, tiny_model: Path) -> None:
-    tokenizer = tokenizer_of(tiny_model)
-    scores = score_text(engine, tokenizer, "A sentence. " * 200, 300, batch_size=4)
+    passage = Passage.of_text(tokenizer_of(tiny_model), "A sentence. " * 200, 300, engine.info.max_model_len)
+    scores = score_text(engine, passage, batch_size=4)
     direct = []
     for request in list(engine.scored):
         so_far = request.context
@@ -60,9 +60,12 @@ def test_a_token_without_probability_leaves_the_figure_unknown() -> None:
     assert TextScores((1, 2, 3), (-1.0, float("-inf")), 512, False).perplexity is None
 
 
-def test_a_text_too_short_is_refused(engine: RecordingEngine, tiny_model: Path) -> None:
-    with pytest.raises(StageError, match="at least 2"):
-        score_text(engine, tokenizer_of(tiny_model), "", 10, batch_size=1)
+def test_what_has_no_window_is_refused() -> None:
+    with pytest.raises(StageError, match="the text has 1 tokens; at least 2 are needed"):
+        Passage.of((5,), (), 64)
+    with pytest.raises(StageError, match="the model reads 2 tokens; a text's window takes at least 3"):
+        Passage.of((5, 6), (1,), 2)
+    assert Passage.of((5, 6), (1,), 3).window == 1
 
 
 def tokenizer_of(directory: Path):

@@ -1,6 +1,7 @@
 """The per-item file: which figure an item enters and with what weight, what was cut, what could not be scored."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,18 @@ from tests.evaluate.conftest import RecordingEngine
 from tests.evaluate.test_evaluate import rows, sums, write_copy
 
 ITEMS = """
+import numpy as np
 from datasets import Dataset
 
 def dataset(*, count, start=0, **_):
     rows = [{"question": f"Which is {n}?", "choices": ["a", "b", "c"], "answer": n % 3} for n in range(start, start + count)]
     return {"test": Dataset.from_list(rows)}
+
+def counted(doc):
+    return np.int64(doc["answer"])
+
+def own_results(doc, results):
+    return {"acc": float(results[0][0] > results[1][0])}
 """
 
 
@@ -59,6 +67,7 @@ def run(
         text = yaml.safe_dump(file)
         if "task" in file and "group" not in file:
             text += "custom_dataset: !function items.dataset\n"
+        text = re.sub(r"'(!function [^']*)'", r"\1", text)
         (folder / f"{file.get('group', file.get('task'))}.yaml").write_text(text)
     found = TaskManager(include_path=str(folder), include_defaults=False).load([name])
     entry = LoadedTask(TaskEntry(name=name), None, found["tasks"], found.get("groups", {}), {}, randomness())
@@ -119,6 +128,35 @@ def test_a_figure_that_is_no_mean_over_items_has_no_weights(engine: RecordingEng
     assert {(row["head"], row["weight"]) for row in own} == {("a", None)}
 
 
+def test_a_standard_error_without_a_closed_form_is_resampled_a_thousand_times(
+    engine: RecordingEngine, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval.api.metrics import bootstrap_stderr, median
+
+    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
+    aggregated = [{"metric": "acc", "aggregation": "median", "higher_is_better": True}]
+    part, own = run(tmp_path, engine, tiny_model, "a", leaf("a", 9, metric_list=aggregated))
+    values = [row["correct"] for row in own]
+    assert part.metrics["accuracy/a_stderr"] == bootstrap_stderr(median, values, 1000) != bootstrap_stderr(median, values, 200)
+
+
+def test_a_correlation_is_no_accuracy(engine: RecordingEngine, tiny_model: Path, tmp_path: Path) -> None:
+    part, own = run(tmp_path, engine, tiny_model, "a", leaf("a", 9, metric_list=[{"metric": "mcc"}]))
+    assert (part.figures, dict(part.metrics)) == (None, {})
+    assert part.notes == ("a has no accuracy, so there is no mean: mcc is a correlation, from -1 to 1",)
+    assert {(row["head"], row["weight"]) for row in own} == {(None, None)}
+
+
+def test_a_figure_that_is_out_of_range_is_unknown_and_its_items_keep_their_head(
+    engine: RecordingEngine, tiny_model: Path, tmp_path: Path
+) -> None:
+    odd = [{"metric": "acc", "aggregation": "bypass", "higher_is_better": True}]
+    part, own = run(tmp_path, engine, tiny_model, "a", leaf("a", 9, metric_list=odd))
+    assert (part.figures, dict(part.metrics)) == (None, {})
+    assert part.notes == ("a has no accuracy, so there is no mean: acc is 999, which is no fraction",)
+    assert {(row["head"], row["weight"]) for row in own} == {("a", None)}
+
+
 def test_a_task_of_a_group_without_items_that_can_be_scored_is_left_out(tiny_model: Path, tmp_path: Path) -> None:
     engine = RecordingEngine(max_model_len=64)
     long = leaf("bb", 5, doc_to_choice=["x " * 100, "y " * 100, "z " * 100])
@@ -149,6 +187,32 @@ def test_a_right_answer_that_is_no_choice(engine: RecordingEngine, tiny_model: P
     part, own = run(tmp_path, engine, tiny_model, "a", wrong)
     assert part.unscored == (("a", 2, "the right answer 7 is not among the choices"),)
     assert weighted(own, "a") == pytest.approx(part.metrics["accuracy/a"], abs=1e-12)
+
+
+def test_a_target_that_the_tasks_own_code_does_not_use_is_not_looked_at(
+    engine: RecordingEngine, tiny_model: Path, tmp_path: Path
+) -> None:
+    own_code = leaf("a", 9, doc_to_target="all", process_results="!function items.own_results")
+    part, own = run(tmp_path, engine, tiny_model, "a", own_code)
+    assert part.unscored == ()
+    assert [row["correct"] for row in own] == [float(row["logprobs"][0] > row["logprobs"][1]) for row in own]
+
+
+def test_a_right_answer_is_any_number_that_equals_an_index(engine: RecordingEngine, tiny_model: Path, tmp_path: Path) -> None:
+    part, own = run(tmp_path, engine, tiny_model, "a", leaf("a", 9, doc_to_target="!function items.counted"))
+    assert part.unscored == ()
+    assert [row["correct"] for row in own] == [float(row["choice"] == (10 + n) % 3) for n, row in enumerate(own)]
+    assert 0 < part.metrics["accuracy/a"] < 1
+
+
+def test_an_empty_choice_is_never_the_likeliest_by_length(engine: RecordingEngine, tiny_model: Path, tmp_path: Path) -> None:
+    norm = [{"metric": "acc_norm", "aggregation": "mean", "higher_is_better": True}]
+    # The first item has to be sound: the harness looks at it while it loads the task.
+    text = "{% if '10' in question %}{{choices}}{% else %}{{['', 'perhaps', 'yes']}}{% endif %}"
+    part, own = run(tmp_path, engine, tiny_model, "a", leaf("a", 9, metric_list=norm, doc_to_choice=text))
+    assert part.unscored == ()
+    assert {row["choice"] for row in own[1:]} <= {1, 2}
+    assert [row["correct"] for row in own] == [float(row["choice"] == int(row["target"])) for row in own]
 
 
 def test_a_context_that_was_cut_is_marked(tiny_model: Path, tmp_path: Path) -> None:

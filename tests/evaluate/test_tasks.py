@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from slim.config import EvaluateConfig, TaskEntry
 from slim.errors import ConfigError
@@ -43,10 +44,92 @@ def test_what_cannot_be_run_is_one_line(wrong: EvaluateConfig, parts: list[str])
         assert part in str(caught.value)
 
 
+def test_a_text_without_anything_in_it_is_refused(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text(" \n")
+    with pytest.raises(ConfigError, match=r"^evaluate.perplexity_text: '.*empty.txt' is empty$"):
+        check_tasks(config("slim_facts", perplexity_text=str(empty)))
+
+
 def test_a_group_stands_for_its_tasks() -> None:
     found = tasks.leaves(tasks.find("mmlu"))
     assert len(found) == 57
     assert "mmlu_abstract_algebra" in found
+
+
+def test_every_group_and_tag_has_tasks() -> None:
+    known = tasks.harness_tasks()
+    empty = {name for name, task in known.items() if not tasks.leaves(task)}
+    assert empty == {name for name, task in known.items() if task.kind == "group" and not task.settings.get("task")}
+    assert len(empty) < 3
+
+
+def test_groups_written_out_in_place_stand_for_their_tasks() -> None:
+    assert len(tasks.leaves(tasks.find("mmlu_generative"))) == 57
+    assert tasks.data_sets(config("mmlu_generative")).keys() == {"cais/mmlu"}
+    with pytest.raises(
+        ConfigError, match=r"'mmlu_generative' and 'mmlu_anatomy_generative' both contain 'mmlu_anatomy_generative'"
+    ):
+        check_tasks(config("mmlu_generative", "mmlu_anatomy_generative"))
+
+
+def test_the_digest_follows_the_mirror_of_a_group_written_out_in_place(tmp_path: Path) -> None:
+    copy = tmp_path / "cais" / "mmlu" / "test.jsonl"
+    copy.parent.mkdir(parents=True)
+    copy.write_text("{}")
+    before = task_digest(config("mmlu_generative", data_dir=str(tmp_path)))
+    copy.write_text('{"question": ""}')
+    assert task_digest(config("mmlu_generative", data_dir=str(tmp_path))) != before
+
+
+def test_a_task_written_out_in_place_has_its_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"task": "own", "dataset_path": "some/data"}
+    inner = {"group": "inner", "dataset_path": "other/data", "task": [{"task": "second"}, {"task": "slim_known"}]}
+    members = ["slim_known", own, inner, {"no": "name"}]
+    (tmp_path / "slim_known.yaml").write_text(yaml.safe_dump({"task": "slim_known", "dataset_path": "known/data"}))
+    (tmp_path / "slim_all.yaml").write_text(yaml.safe_dump({"group": "slim_all", "task": members[:2] + members[3:]}))
+    (tmp_path / "slim_inner.yaml").write_text(yaml.safe_dump({"group": "slim_deep", "task": [inner]}))
+    monkeypatch.setattr(tasks, "BUILTIN_DIR", tmp_path)
+    assert tasks.leaves(tasks.find("slim_all")) == {"slim_known", "slim_all::own"}
+    assert tasks.data_sets(config("slim_all")) == {"known/data": "slim_known", "some/data": "slim_all::own"}
+    assert tasks.leaves(tasks.find("slim_deep")) == {"slim_known", "slim_deep::inner::second"}
+    # What a group says of its tasks comes before what they say themselves.
+    assert tasks.data_sets(config("slim_deep")).keys() == {"other/data"}
+
+
+def test_groups_stand_for_what_the_harness_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every group with members that are more than names, its tasks built without their data."""
+    from lm_eval.tasks import _factory
+    from lm_eval.tasks._index import Entry, Kind
+
+    class Built:
+        def __init__(self, config: dict[str, str]) -> None:
+            self.task_name, self.data = config["task"], config.get("dataset_path")
+
+    class Factory(_factory.TaskFactory):  # type: ignore[misc]
+        def _build_task(self, entry: Entry, overrides: dict[str, str] | None) -> Built:
+            return Built({**known[entry.name].settings, **(overrides or {})})
+
+    monkeypatch.setattr(_factory, "ConfigurableTask", Built)
+    monkeypatch.setattr("lm_eval.api.task.Task", Built)
+    known = tasks.harness_tasks()
+    kinds = {"task": Kind.TASK, "python": Kind.PY_TASK, "group": Kind.GROUP, "tag": Kind.TAG}
+    registry = {name: Entry(name, kinds[task.kind], task.path, tags=set(task.members)) for name, task in known.items()}
+    groups = {
+        name: task
+        for name, task in known.items()
+        if task.kind == "group" and any(isinstance(member, dict) for member in task.settings.get("task") or ())
+    }
+    refused, renamed = {"t0_eval", "toksuite_abridged"}, {"openllm"}
+    assert len(groups) > 10
+    for name in groups.keys() - refused:
+        built = Factory().build(registry[name], registry=dict(registry)).get_all_tasks()
+        if name not in renamed:  # settings for a whole group make the harness call all of its tasks by that one name
+            assert {one.task_name for one in built} == tasks.leaves(groups[name]), name
+        assert {one.data for one in built if "/" in (one.data or "")} <= tasks.data_sets(config(name)).keys(), name
+    for name in refused:
+        with pytest.raises((TypeError, ValueError)):
+            Factory().build(registry[name], registry=dict(registry))
 
 
 def test_without_the_harness_only_builtin_tasks_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
