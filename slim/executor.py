@@ -54,7 +54,6 @@ class LocalExecutor:
         interpreter: str | None,
         timeouts_s: Mapping[str, float],
         on_progress: Callable[[str, Progress], None],
-        on_tick: Callable[[], None] = lambda: None,
     ) -> Outcome:
         """Run a job to its end.
 
@@ -63,7 +62,6 @@ class LocalExecutor:
             interpreter: Python of the worker; None is this one.
             timeouts_s: wall seconds by stage; a stage without an entry has no limit.
             on_progress: called with the stage and its progress.
-            on_tick: called several times a second.
 
         Raises:
             StageError: a job without stages failed.
@@ -92,7 +90,7 @@ class LocalExecutor:
             )
             try:
                 first = job.orders[0].stage if job.orders else ""
-                ended_by = self._watch(process, job_dir / "progress.jsonl", timeouts_s, on_progress, on_tick, stage=first)
+                ended_by = self._watch(process, job_dir / "progress.jsonl", timeouts_s, on_progress, stage=first)
             finally:
                 _stop(process)
                 redaction.scrub(job_dir / "worker.log")
@@ -110,7 +108,6 @@ class LocalExecutor:
         progress_file: Path,
         timeouts_s: Mapping[str, float],
         on_progress: Callable[[str, Progress], None],
-        on_tick: Callable[[], None],
         *,
         stage: str,
     ) -> Reason | None:
@@ -133,7 +130,6 @@ class LocalExecutor:
                 return None
             if time.monotonic() - entered > timeouts_s.get(stage, float("inf")):
                 return Reason.TIMEOUT
-            on_tick()
             time.sleep(_POLL_S)
 
     @staticmethod

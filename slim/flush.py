@@ -57,7 +57,8 @@ def flush(tracking_uri: str, spool: Spool) -> Flushed:
                 continue
             store = Store.open(tracking_uri, record.experiment)
             assert store is not None
-            run_ids += _flush(record, store, spool)
+            with store.beating():
+                run_ids += _flush(record, store, spool)
             logged += len(waiting) - len(record.waiting(spool))
             if not record.waiting(spool):
                 record.remove()

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
-from threading import Thread
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
@@ -27,7 +26,6 @@ from slim.store import TAG, Store
 from slim.timeleft import StepLeft, TimeLeft
 from slim.waiting import End, Record, records, tidy
 
-_HEARTBEAT_S = 15.0
 T = TypeVar("T")
 
 
@@ -64,12 +62,10 @@ class SweepRun:
         self._told, self._notes = Told(self._progress), Told(self._note)
         self._executor: Overlapping | None = None
         self._on_gpu = plan.measure.hardware.device == "cuda"
-        self._runner = Runner(plan.config, spool, self._progress, self._tick, on_gpu=self._on_gpu)
+        self._runner = Runner(plan.config, spool, self._progress, on_gpu=self._on_gpu)
         self._steps = Steps(self._ledger, self._runner)
         self._time_left = TimeLeft(plan)
         self._step_left: defaultdict[str, StepLeft] = defaultdict(StepLeft)
-        self._beat_s = 0.0
-        self._beat: Thread | None = None
 
     def execute(self) -> SweepOutcome:
         """Do what is left of the plan.
@@ -79,7 +75,7 @@ class SweepRun:
             UserError: another sweep works with the same spool.
         """
         start = time.perf_counter()
-        with alone(self.spool), opening.opened(self.plan, self.spool, self._notes) as executor:
+        with alone(self.spool), opening.opened(self.plan, self.spool, self._notes) as executor, self.store.beating():
             if executor is not None:
                 self._use(executor)
             try:
@@ -293,10 +289,9 @@ class SweepRun:
         return True
 
     def waiting(self) -> None:
-        """Nothing to do but to tell and to show signs of life."""
+        """Nothing to do but to tell."""
         self._told.pass_on()
         self._notes.pass_on()
-        self._tick()
 
     def guarded(self, entry: Entry, call: Callable[[], T]) -> T | None:
         """Call; what is raised becomes the configuration's failure, and None is returned."""
@@ -336,15 +331,6 @@ class SweepRun:
         self._step_left[name].progress(name, stage, progress)
         kind: EventKind = "stage" if progress.step == "start" else "progress"
         self._emit(kind, name, stage=stage, progress=progress, step_left_s=self._step_left[name].left_s())
-
-    def _tick(self) -> None:
-        beating = self._beat is not None and self._beat.is_alive()
-        if time.monotonic() - self._beat_s > _HEARTBEAT_S and not beating:
-            self._beat_s = time.monotonic()
-            run_ids = [r for r in (self._ledger.sweep_run, *(e.run_id for e in self._ledger.entries if not e.ended)) if r]
-            # Beside the work: a store that is slow or away must not keep anybody from watching the worker.
-            self._beat = Thread(target=self.store.heartbeat, args=(run_ids,), daemon=True)
-            self._beat.start()
 
     def _ended(self, entry: Entry) -> None:
         self._time_left.ended(entry.planned.name)
@@ -407,9 +393,6 @@ def finish(store: Store, run_id: str, end: End) -> None:
     Raises:
         StoreError: the store is away.
     """
-    # A sweep of another machine may have taken it for abandoned.
-    tags = store.get(run_id).tags
-    store.untag(run_id, [tag for tag in (TAG.FAILURE, TAG.FAILURE_MESSAGE) if tag in tags])
     store.log(run_id, metrics=end.metrics)
     message = "; ".join(f"{name}: {failure.reason}" for name, failure in end.failures.items())
     store.finish(run_id, failure="configurations_failed" if end.failures else None, message=message, end_unix_s=end.ended_unix_s)

@@ -200,6 +200,51 @@ def test_a_run_of_a_process_that_is_gone_is_abandoned(store: Store) -> None:
     assert [r.run_id for r in store.abandoned()] == [killed]
 
 
+def is_beaten(store: Store, run_id: str) -> bool:
+    """Whether a run gets a heartbeat within some seconds."""
+    store.log(run_id, tags={TAG.HEARTBEAT: "0"})
+    until_s = time.monotonic() + 10.0
+    while store.get(run_id).tags[TAG.HEARTBEAT] == "0" and time.monotonic() < until_s:
+        time.sleep(0.02)
+    return store.get(run_id).tags[TAG.HEARTBEAT] != "0"
+
+
+def test_a_run_shows_signs_of_life_while_its_files_are_sent(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slim.store.liveness.BEAT_S", 0.02)
+    beaten = []
+
+    def sending(run_id: str, *_: object) -> None:
+        beaten.append(is_beaten(store, run_id))
+
+    monkeypatch.setattr(store, "log_artifacts", sending)
+    run = store.log_stage(spooled(Spool(tmp_path / "spool"), "profile", "p1"), name=NAME, parent=None, params=PARAMS, tags={})
+    assert beaten == [True]
+    ended = store.get(run.run_id).tags[TAG.HEARTBEAT]
+    time.sleep(1.2)
+    assert store.get(run.run_id).tags[TAG.HEARTBEAT] == ended
+
+
+def test_a_run_that_is_gone_keeps_no_other_from_its_heartbeat(store: Store) -> None:
+    gone, there = store.begin("sweep", "gone"), store.begin("sweep", "there")
+    store.client.delete_run(gone)
+    store.log(there, tags={TAG.HEARTBEAT: "0"})
+    store.heartbeat([gone, there])
+    assert store.get(there).tags[TAG.HEARTBEAT] != "0"
+
+
+def test_what_ends_well_has_no_failure_that_another_machine_wrote(store: Store) -> None:
+    run_id = store.begin("configuration", NAME)
+    run = store.get(run_id)
+    store.give_up(run, "whoever worked on it is gone")
+    assert store.get(run_id).tags[TAG.FAILURE] == "interrupted"
+    store.finish(run_id)
+    run = store.get(run_id)
+    assert run.status == "FINISHED"
+    assert not {TAG.FAILURE, TAG.FAILURE_MESSAGE} & set(run.tags)
+
+
 def test_an_interrupted_configuration_is_gone_on_with(store: Store) -> None:
     first, second = store.begin("sweep", "first"), store.begin("sweep", "second")
     run_id = store.begin("configuration", NAME, parent=first, tags={TAG.KEY: "c1"})

@@ -88,7 +88,6 @@ class RayExecutor:
         interpreter: str | None,
         timeouts_s: Mapping[str, float],
         on_progress: Callable[[str, Progress], None],
-        on_tick: Callable[[], None] = lambda: None,
     ) -> Outcome:
         """See `slim.executor.LocalExecutor`.
 
@@ -118,7 +117,7 @@ class RayExecutor:
         lost = 0
         while True:
             try:
-                ended = self._attempt(order, on_progress, on_tick)
+                ended = self._attempt(order, on_progress)
                 break
             except _LostError as error:
                 lost += 1
@@ -144,7 +143,7 @@ class RayExecutor:
         failure = ended.failure or Failure(Reason.INTERNAL, "the node ended the work without a result")
         return Outcome(tuple(result_of(self._spool, order, failure, ended.wall_s) for order in job.orders), ended.wall_s)
 
-    def _attempt(self, order: Order, on_progress: Callable[[str, Progress], None], on_tick: Callable[[], None]) -> Ended:
+    def _attempt(self, order: Order, on_progress: Callable[[str, Progress], None]) -> Ended:
         """Have the order done once.
 
         Raises:
@@ -157,7 +156,6 @@ class RayExecutor:
         generator = self._remote(order)
         try:
             for message in self._messages(generator, order):
-                on_tick()
                 taking.take(message)
         except (ray.exceptions.RayError, ValueError) as error:
             taking.ended = _ended_by(error)

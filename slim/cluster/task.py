@@ -218,7 +218,7 @@ def _watched(
                 # Ray's processes stand back behind all others; the worker must not. A node's owner may forbid it.
                 os.setpriority(os.PRIO_PROCESS, 0, 0)
             outcome = LocalExecutor(spool).run(
-                job, order.interpreter, order.timeouts_s, lambda stage, p: told.put(Reported(stage, p)), lambda: None
+                job, order.interpreter, order.timeouts_s, lambda stage, p: told.put(Reported(stage, p))
             )
             told.put((Ended(outcome.wall_s), outcome.results))
         except StageError as error:

@@ -11,6 +11,9 @@ from slim.store.contract import TAG, StoredRun
 STALE_S = 600.0
 """A run without a heartbeat for this long, on another host, counts as abandoned."""
 
+BEAT_S = 15.0
+"""Between the heartbeats of a run that is worked on."""
+
 
 def tags() -> dict[str, str]:
     """Return the tags that say that this process works on a run."""
