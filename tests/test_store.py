@@ -200,6 +200,39 @@ def test_a_run_of_a_process_that_is_gone_is_abandoned(store: Store) -> None:
     assert [r.run_id for r in store.abandoned()] == [killed]
 
 
+def test_a_start_that_is_read_a_moment_off_is_the_same_process(store: Store) -> None:
+    run_id = store.begin("sweep", "alive")
+    store.log(run_id, tags={TAG.PID: f"{os.getppid()}:{int(psutil.Process(os.getppid()).create_time()) - 1}"})
+    assert store.abandoned() == []
+
+
+@pytest.mark.parametrize("namespace", ["a-boot/pid:[1]", None], ids=["another container's", "of an earlier version"])
+def test_the_pid_of_another_namespace_on_a_host_of_the_same_name_says_nothing(store: Store, namespace: str | None) -> None:
+    fresh, stale = store.begin("sweep", "fresh"), store.begin("sweep", "stale")
+    for run_id in (fresh, stale):
+        # Of no process here, and of one that lives here.
+        store.log(run_id, tags={TAG.PID: "4194304:1" if run_id == fresh else store.get(run_id).tags[TAG.PID]})
+        if namespace is None:
+            store.untag(run_id, [TAG.PID_NAMESPACE])
+        else:
+            store.log(run_id, tags={TAG.PID_NAMESPACE: namespace})
+    store.log(stale, tags={TAG.HEARTBEAT: str(int(time.time()) - 3600)})
+    assert [r.run_id for r in store.abandoned()] == [stale]
+    assert store.own_leftovers(()) == []
+
+
+def test_a_process_that_may_not_be_looked_at_is_told_by_its_heartbeat(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh, stale = store.begin("sweep", "fresh"), store.begin("sweep", "stale")
+    store.log(stale, tags={TAG.HEARTBEAT: str(int(time.time()) - 3600)})
+
+    def hidden(_: int) -> psutil.Process:
+        raise psutil.AccessDenied
+
+    monkeypatch.setattr(psutil, "Process", hidden)
+    assert [r.run_id for r in store.abandoned()] == [stale]
+    assert {r.run_id for r in store.own_leftovers(())} == {fresh, stale}
+
+
 def is_beaten(store: Store, run_id: str) -> bool:
     """Whether a run gets a heartbeat within some seconds."""
     store.log(run_id, tags={TAG.HEARTBEAT: "0"})

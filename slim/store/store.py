@@ -1,7 +1,6 @@
 """Runs as wholes: written from a result, given up, taken over. One process writes a run."""
 
 import contextlib
-import socket
 import threading
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -192,9 +191,8 @@ class Store(Writer):
         Args:
             known: ids of the runs that it works on.
         """
-        own = liveness.tags()[TAG.PID]
-        query = f"attributes.status = 'RUNNING' and tags.`{TAG.PID}` = '{own}' and tags.`{TAG.HOST}` = '{socket.gethostname()}'"
-        return [run for run in self.search(query) if run.run_id not in known]
+        query = f"attributes.status = 'RUNNING' and tags.`{TAG.PID}` = '{liveness.tags()[TAG.PID]}'"
+        return [run for run in self.search(query) if liveness.is_own(run) and run.run_id not in known]
 
     def find_interrupted(self, kind: Kind, key: str) -> StoredRun | None:
         """Return the newest run of that kind and key that was cut off: abandoned, or ended as interrupted."""
