@@ -327,6 +327,13 @@ def test_a_run_that_is_not_there_is_told_from_a_store_that_is_away(store: Store,
     assert not isinstance(caught.value, NotStoredError)
 
 
+def test_a_user_without_a_name_begins_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert store.get(store.begin("sweep", "demo")).tags["mlflow.user"] == "54321"
+
+
 def test_a_tag_is_removed(store: Store) -> None:
     run_id = store.begin("configuration", NAME, tags={TAG.BASELINE: "1", TAG.VALIDITY: "why"})
     store.untag(run_id, [TAG.VALIDITY])

@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -197,11 +198,19 @@ def _context_tags() -> dict[str, str]:
     """What MLflow's UI shows about where a run came from."""
     commit = provenance.commit()
     return {
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": _user(),
         "mlflow.source.type": "PROJECT",
         "mlflow.source.name": "slim",
         **({"mlflow.source.git.commit": commit.removesuffix("-dirty"), TAG.COMMIT: commit} if commit else {}),
     }
+
+
+def _user() -> str:
+    """The user's name; the number of one without an entry in the password database, as containers have."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _text(value: Any) -> str:
