@@ -11,6 +11,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from slim import checkpoint as checkpoints
@@ -131,6 +132,23 @@ def test_a_checkpoint_that_is_gone_is_not_reused(store: Store, tmp_path: Path, t
     )
     shutil.rmtree(store.checkpoint_path(run, tmp_path))
     assert store.find_finished("quantize", "q1") is None
+    store.client.delete_logged_model(run.model_ids[0])
+    assert store.find_finished("quantize", "q1") is None
+
+
+@pytest.mark.parametrize("error", [MlflowException("Max retries exceeded"), LookupError("Unable to locate credentials")])
+def test_a_checkpoint_that_cannot_be_looked_up_is_not_taken_for_gone(
+    store: Store, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    waiting = spooled(Spool(tmp_path / "spool"), "quantize", "q1", checkpoint=made_checkpoint(tmp_path, tiny_model))
+    store.log_stage(waiting, name=NAME, parent=None, params=PARAMS, tags={})
+
+    def away(_: str) -> None:
+        raise error
+
+    monkeypatch.setattr(store.client, "get_logged_model", away)
+    with pytest.raises(StoreError, match=f"looking up checkpoint .* failed: {error}"):
+        store.find_finished("quantize", "q1")
 
 
 def test_a_failure_is_a_typed_result(store: Store, tmp_path: Path) -> None:
