@@ -6,7 +6,7 @@ from slim.errors import NotStoredError, Reason
 from slim.jobs import Spool
 from slim.ledger import Entry, Ledger
 from slim.plan import with_reuse
-from slim.store import Store, shown
+from slim.store import TAG, Store, shown
 from slim.sweep import alone, begin, finish
 from slim.waiting import Record, records
 
@@ -76,7 +76,7 @@ def _flush(record: Record, store: Store, spool: Spool) -> list[str]:
     for entry in ledger.entries:
         _collect(entry, spool)
         entry.failure = next((s.result.failure for _, s in entry.waiting if s.result.failure), failures.get(entry.planned.name))
-        if entry.ended or not (entry.waiting or entry.failure):
+        if entry.ended or not (entry.waiting or entry.failure) or _is_told(entry, ledger):
             continue
         ledger.write(entry)
         assert entry.run_id is not None
@@ -102,6 +102,16 @@ def _collect(entry: Entry, spool: Spool) -> None:
             spool.done(stage.key)
         elif (spooled := spool.find(stage.key)) is not None:
             entry.waiting.append((stage, spooled))
+
+
+def _is_told(entry: Entry, ledger: Ledger) -> bool:
+    """Whether the store was still there when a configuration failed."""
+    if entry.waiting or ledger.sweep_run is None:
+        return False
+    return any(
+        run.tags.get(TAG.KEY) == entry.planned.key and run.status == "FAILED"
+        for run in ledger.store.configurations(ledger.sweep_run)
+    )
 
 
 def _begin(ledger: Ledger, record: Record) -> None:

@@ -343,7 +343,7 @@ class SweepRun:
 
     def _emit(self, kind: EventKind, configuration: str, **values: Any) -> None:
         entries = self._ledger.entries
-        done = sum(e.ended or e.failure is not None for e in entries)
+        done = sum(e.over for e in entries)
         self._on_event(
             Event(
                 kind,
