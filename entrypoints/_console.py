@@ -196,10 +196,11 @@ def print_outcome(console: Console, outcome: SweepOutcome) -> None:
                 f"  {ADVICE[result.failure.reason]}",
             ):
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if outcome.unlogged:
+    if outcome.unlogged or not outcome.end_is_logged:
+        what = f"{outcome.unlogged} results wait" if outcome.unlogged else "How the sweep ended waits"
         console.print(
-            f"{outcome.unlogged} results wait in the spool, since the store was away: run the same command again, or `python -m "
-            "entrypoints.sweep --flush`, to log them.",
+            f"{what} in the spool, since the store was away: run the same command again, or `python -m entrypoints.sweep --flush`, to "
+            "log it.",
             highlight=False,
             markup=False,
             soft_wrap=True,
@@ -217,6 +218,7 @@ def print_flushed(console: Console, flushed: Flushed) -> None:
     lines += [f"{n} results wait for the store {uri}: name it with --tracking-uri." for uri, n in flushed.elsewhere.items()]
     if flushed.unknown:
         lines.append(f"{flushed.unknown} results wait for the command that made them: run it again.")
+    lines += [f"Not logged whole: {problem}" for problem in flushed.problems]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 

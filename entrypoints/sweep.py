@@ -127,7 +127,7 @@ def log_waiting(tracking_uri: str | None) -> None:
     flushed = api.flush(tracking_uri)
     _console.print_flushed(Console(width=None if sys.stdout.isatty() else 160), flushed)
     opt.explain_joined_run("Nothing was run: what waited in the spool was logged.")
-    if flushed.elsewhere or flushed.unknown:
+    if flushed.elsewhere or flushed.unknown or flushed.problems:
         sys.exit(1)
 
 

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from slim import advice
 from slim.cluster import opening
-from slim.errors import Reason, StageError, StoreAwayError, StoreConfigError, StoreError, UserError
+from slim.errors import NotStoredError, Reason, StageError, StoreAwayError, StoreConfigError, StoreError, UserError
 from slim.jobs import Spool
 from slim.ledger import Entry, Ledger
 from slim.outcomes import ConfigurationOutcome, Event, EventKind, OnEvent, Status, SweepOutcome
@@ -130,10 +130,17 @@ class SweepRun:
     def _finish_earlier(self) -> None:
         """Write the totals of earlier sweeps that ended while the store was away, once nothing of them waits any more."""
         for record in records(self.spool):
-            if record.ended_at(self.store) and not record.waiting(self.spool):
+            if not record.ended_at(self.store) or record.waiting(self.spool):
+                continue
+            try:
                 if record.sweep_run is not None and record.end is not None:
                     finish(self.store, record.sweep_run, record.end)
-                record.remove()
+            except NotStoredError:
+                self._note(f"run {record.sweep_run} of an earlier sweep is gone, so its end is not written")
+            except StoreError as error:
+                self._note(f"{error}; the next sweep writes the end of the earlier one")
+                continue
+            record.remove()
 
     def _log_plan(self, run_id: str) -> None:
         """Write what the sweep is made of, with the runs that stand for it, reused ones included."""
@@ -173,9 +180,10 @@ class SweepRun:
         try:
             self._log_end(outcomes, self._record.end)
             is_logged = unlogged == 0 and all(e.ended for e in entries if e.failure)
+            end_is_logged = True
         except StoreError as error:
             self._note(str(error))
-            is_logged = False
+            is_logged = end_is_logged = False
         with suppress(OSError):
             self._record.remove() if is_logged else self._record.write()
             tidy(self.spool)
@@ -183,6 +191,7 @@ class SweepRun:
             self._ledger.sweep_run,
             outcomes,
             unlogged,
+            end_is_logged=end_is_logged,
             wall_s=wall_s,
             prepare_s=runner.prepare_s,
             work_s=runner.work_s,
@@ -391,8 +400,11 @@ def finish(store: Store, run_id: str, end: End) -> None:
     """Write a sweep's totals on its run, and end it.
 
     Raises:
+        NotStoredError: the run is gone.
         StoreError: the store is away.
     """
+    # Nothing can be written to one that was deleted, which is told by reading it.
+    store.get(run_id)
     store.log(run_id, metrics=end.metrics)
     message = "; ".join(f"{name}: {failure.reason}" for name, failure in end.failures.items())
     store.finish(run_id, failure="configurations_failed" if end.failures else None, message=message, end_unix_s=end.ended_unix_s)

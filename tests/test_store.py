@@ -335,6 +335,10 @@ def test_a_file_of_a_run_is_read_where_it_lies(store: Store, tmp_path: Path) -> 
 def test_a_run_that_is_not_there_is_told_from_a_store_that_is_away(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotStoredError, match=f"there is no run {'0' * 32}"):
         store.get("0" * 32)
+    deleted = store.begin("sweep", "deleted")
+    store.client.delete_run(deleted)
+    with pytest.raises(NotStoredError, match=f"run {deleted} was deleted"):
+        store.get(deleted)
 
     def away(_: str) -> None:
         raise OSError("no route to host")

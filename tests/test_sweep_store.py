@@ -72,6 +72,70 @@ def test_a_failure_that_was_logged_before_the_store_went_away_is_logged_once(
     assert (run.status, run.metrics["sweep/failed"]) == ("FAILED", 1)
 
 
+def ended_without_saying_so(store: Store, monkeypatch: pytest.MonkeyPatch, **fields: Any) -> str:
+    """Run a sweep whose store goes away at its very end; return its run."""
+
+    def away(*_: object) -> None:
+        raise StoreError("tracking store: away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "finish", away)
+        _, outcome = api.run(config(precisions=["bf16@vllm"], **fields), store.tracking_uri)
+    assert (outcome.unlogged, outcome.end_is_logged, outcome.ok) == (0, False, False)
+    assert outcome.run_id is not None
+    return outcome.run_id
+
+
+def plans(home: Path) -> list[Path]:
+    return list((home / "home" / "spool").glob("plans/*.json"))
+
+
+def test_the_next_sweep_writes_the_end_of_one_that_could_not(home: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = ended_without_saying_so(store, monkeypatch, seed=1)
+    assert len(plans(home)) == 1
+    assert api.run(config(seed=2, precisions=["bf16@vllm"]), store.tracking_uri)[1].ok
+    assert (store.get(run_id).status, store.get(run_id).metrics["sweep/finished"]) == ("FINISHED", 1)
+    assert plans(home) == []
+
+
+def test_a_deleted_sweep_holds_up_no_later_one(home: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.client.delete_run(ended_without_saying_so(store, monkeypatch, seed=1))
+    notes: list[str] = []
+    _, outcome = api.run(
+        config(seed=2, precisions=["bf16@vllm"]),
+        store.tracking_uri,
+        lambda event: notes.append(event.message) if event.kind == "note" else None,
+    )
+    assert outcome.ok
+    assert any("of an earlier sweep is gone" in note for note in notes)
+    assert plans(home) == []
+    assert [run.status for run in store.search(f"tags.`{TAG.KIND}` = 'sweep'")] == ["FINISHED"]
+
+
+def test_a_record_that_cannot_be_logged_holds_up_no_later_one(home: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = ended_without_saying_so(store, monkeypatch, seed=1)
+    (lost,) = plans(home)
+    # A name of its own: the second sweep writes the ends of all that it can.
+    lost.rename(home / "lost.json")
+    second = ended_without_saying_so(store, monkeypatch, seed=2)
+    lost.write_text((home / "lost.json").read_text())
+    finish = Store.finish
+
+    def finished(self: Store, run_id: str, **keywords: Any) -> None:
+        if run_id == first:
+            raise StoreError("tracking store: this one breaks")
+        finish(self, run_id, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "finish", finished)
+        assert api.flush(store.tracking_uri).problems == ("tracking store: this one breaks",)
+    assert store.get(second).status == "FINISHED"
+    assert plans(home) == [lost]
+    store.client.delete_run(first)
+    assert api.flush(store.tracking_uri).problems == ()
+    assert plans(home) == []
+
+
 def test_a_sweep_shows_signs_of_life_while_no_worker_runs(home: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("slim.store.liveness.BEAT_S", 0.02)
     beaten = []

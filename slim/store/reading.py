@@ -178,16 +178,20 @@ class Reader:
         """Return one run.
 
         Raises:
-            NotStoredError: there is none.
+            NotStoredError: there is none, or it was deleted.
             StoreError: the store is away.
         """
         with translated(f"reading run {run_id}"):
             try:
-                return stored(self.client.get_run(run_id))
+                run = self.client.get_run(run_id)
             except MlflowException as error:
                 if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                     raise NotStoredError(f"tracking store: there is no run {run_id}") from error
                 raise
+            if run.info.lifecycle_stage != "active":
+                # MLflow shows it until it is purged, and takes nothing for it.
+                raise NotStoredError(f"tracking store: run {run_id} was deleted")
+            return stored(run)
 
     def find_finished(self, kind: Kind, key: str) -> StoredRun | None:
         """Return the newest finished run of that kind and key whose checkpoint, if it made one, is still there.
