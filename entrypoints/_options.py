@@ -194,12 +194,15 @@ stage_common = options(
 
 
 def entry_point(function: Command) -> Command:
-    """Turn the library's errors into one line and an exit code, and SIGTERM into an orderly end."""
+    """Turn the library's errors into one line and an exit code, and SIGTERM and SIGHUP into an orderly end."""
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **keywords: Any) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         signal.signal(signal.SIGTERM, _terminate)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            # A terminal that was closed; whoever said nohup wants to go on.
+            signal.signal(signal.SIGHUP, _terminate)
         try:
             function(*arguments, **keywords)
         except UserError as error:
@@ -229,8 +232,8 @@ def check_file(path: str) -> str:
     return path
 
 
-def _terminate(*_: object) -> None:
-    raise KeyboardInterrupt("SIGTERM")
+def _terminate(number: int, _: object) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _fail(message: str, code: int) -> None:

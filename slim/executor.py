@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from slim import advice, files, redaction
+from slim import advice, files
 from slim.errors import Reason, StageError
-from slim.jobs import Job, Spool, Spooled, StageOrder, new_job_dir
+from slim.jobs import Job, Spool, Spooled, StageOrder, clean, new_job_dir
 from slim.provenance import ROOT
 from slim.records import Failure, Progress, StageResult
 from slim.worker import FAILURE_FILE, NO_ROOM, tail
@@ -92,8 +92,10 @@ class LocalExecutor:
                 first = job.orders[0].stage if job.orders else ""
                 ended_by = self._watch(process, job_dir / "progress.jsonl", timeouts_s, on_progress, stage=first)
             finally:
-                _stop(process)
-                redaction.scrub(job_dir / "worker.log")
+                try:
+                    _stop(process)
+                finally:
+                    clean(job_dir)
         wall_s = time.perf_counter() - start
         failure = self._failure(process.returncode, ended_by, job_dir, oom=_oom_kills() > killed_before)
         if not job.orders and process.returncode != 0:
@@ -217,17 +219,15 @@ def _environment() -> dict[str, str]:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the worker and whatever it started."""
-    for sent in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, sent)
-        except ProcessLookupError:
-            break
-        try:
+    """End the worker and whatever it started; at once when interrupted while they are given time to end by themselves."""
+    try:
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGTERM)
             process.wait(_GRACE_S)
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _oom_kills() -> int:
