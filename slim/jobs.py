@@ -208,8 +208,11 @@ class Spool:
     def sweep_drafts(self) -> None:
         """Remove drafts of workers that were killed, and pieces and logs that nobody came back for in two weeks.
 
-        Secrets are taken out of the logs that a killed driver left as they were. Only safe while no worker runs.
+        Secrets are taken out of the logs that a killed driver left as they were, and the marks by which nodes see its disk go. Only safe
+        while no worker runs.
         """
+        for path in self.root.glob("shared-*"):
+            path.unlink(missing_ok=True)
         for path in self.root.glob(".*"):
             shutil.rmtree(path, ignore_errors=True)
         for path in (*self.root.glob(f"{_PIECES}/*"), *self.root.glob(f"{_JOBS}/*")):

@@ -76,6 +76,7 @@ def test_drafts_of_killed_workers_are_swept_and_results_stay(tmp_path: Path) -> 
     with spool.writing(RESULT.key) as draft:
         draft.finish(RESULT)
     (tmp_path / ".abandoned" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "shared-0123").write_text("by which nodes see this disk")
     spool.sweep_drafts()
     assert [p.name for p in tmp_path.iterdir()] == [RESULT.key]
 

@@ -1,6 +1,7 @@
 """Runs jobs as Ray tasks. What a task does on its node is `slim.cluster.task`; here it is asked for, listened to and, when its
 node is lost, asked for again."""
 
+import contextlib
 import os
 import secrets
 import socket
@@ -11,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from slim.cluster import connection
+from slim.cluster import connection, leftovers
 from slim.cluster.nodes import HOST, Needs, Room, needs
 from slim.cluster.task import Arrived, Coming, Ended, Mark, Message, Order, Placed, Reported, work
 from slim.cluster.transfer import Chunk, Receiver, Shelf
@@ -25,6 +26,8 @@ from slim.provenance import Hardware
 from slim.records import Failure, Progress
 
 _LOOK_S = 0.2
+_CLEAR_S = 10.0
+"""That nodes may take to remove what a sweep left on them."""
 _AHEAD = 8
 """Messages that a node may be ahead of what was read: so many chunks lie in memory at most."""
 
@@ -70,9 +73,28 @@ class RayExecutor:
         self._options = connection.shipped()
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Leave nothing behind, neither here nor on the nodes."""
         self.stop()
         self._mark.path.unlink(missing_ok=True)
+        leftovers.remove(self._sweep)
+        # A node that is lost or busy removes it by age.
+        with contextlib.suppress(Exception):
+            self._clear_nodes()
+
+    def _clear_nodes(self) -> None:
+        """Remove what lies on the other nodes."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        own = ray.get_runtime_context().get_node_id()
+        others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != own]
+        remove = ray.remote(num_cpus=0, max_retries=0)(leftovers.remove)
+        asked = []
+        for node in others:
+            there = NodeAffinitySchedulingStrategy(node, soft=False)
+            asked.append(remove.options(scheduling_strategy=there, **self._options).remote(self._sweep))
+        if asked:
+            ray.wait(asked, num_returns=len(asked), timeout=_CLEAR_S)
 
     def withdraw(self) -> None:
         """See `slim.overlapping.Overlapping`."""
