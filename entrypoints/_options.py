@@ -194,7 +194,7 @@ stage_common = options(
 
 
 def entry_point(function: Command) -> Command:
-    """Turn the library's errors into one line and an exit code, and SIGTERM and SIGHUP into an orderly end."""
+    """Turn the library's errors and the system's into one line and an exit code, and SIGTERM and SIGHUP into an orderly end."""
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **keywords: Any) -> None:
@@ -210,6 +210,11 @@ def entry_point(function: Command) -> Command:
             _fail(str(error), 2)
         except SlimError as error:
             _fail(str(error), 1)
+        except BrokenPipeError:
+            # Whoever reads has seen enough; click knows.
+            raise
+        except OSError as error:
+            _fail(" ".join(str(error).split()), 1)
         except KeyboardInterrupt:
             _fail("interrupted; run the same command again to go on", 130)
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from entrypoints import _options as opt
-from slim.errors import StoreError
+from slim.errors import ConfigError, StoreError
 
 PARAMETERS = opt.options(
     click.option("--models", type=opt.Names(), default="", help="Models instead of the file's, separated by commas."),
@@ -72,6 +72,8 @@ def run(
 ) -> None:
     """Run the sweep of a file with some fields replaced, and print what came of it."""
     if flush:
+        if dry_run:
+            raise ConfigError("--flush logs what waits and runs nothing, so there is no --dry-run of it; give one of the two")
         log_waiting(tracking_uri)
         return
     from slim.config import SweepConfig

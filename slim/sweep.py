@@ -415,7 +415,7 @@ def alone(spool: Spool) -> Iterator[None]:
     """Hold the spool's lock and clear what killed workers left; two sweeps at once would measure each other.
 
     Raises:
-        UserError: somebody else holds it.
+        UserError: somebody else holds it, or it cannot be opened.
     """
     lock = FileLock(spool.root / "sweep.lock", timeout=0)
     try:
@@ -423,6 +423,10 @@ def alone(spool: Spool) -> Iterator[None]:
     except Timeout:
         raise UserError(
             f"another sweep is running on this machine (lock {lock.lock_file}); wait for it, or set SLIM_HOME to another directory"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        raise UserError(
+            f"lock {lock.lock_file} cannot be opened ({' '.join(str(error).split())}); remove it, or set SLIM_HOME to a directory of your own"
         ) from None
     try:
         spool.sweep_drafts()
