@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from slim.errors import NotStoredError, Reason, StoreAwayError, StoreError
 from slim.jobs import Spool
 from slim.ledger import Entry, Ledger
+from slim.own_run import begin, finish
 from slim.plan import with_reuse
 from slim.store import TAG, Store, shown
-from slim.sweep import alone, begin, finish
-from slim.waiting import Record, records
+from slim.waiting import Record, alone, records
 
 
 @dataclass(frozen=True)

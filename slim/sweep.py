@@ -1,30 +1,27 @@
 """Runs a plan: workers one after another, their results into the store, what is finished left alone."""
 
-import json
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
-
-from filelock import FileLock, Timeout
 
 from slim import advice
 from slim.cluster import opening
-from slim.errors import NotStoredError, Reason, StageError, StoreAwayError, StoreConfigError, StoreError, UserError
+from slim.errors import Reason, StageError, StoreError
 from slim.jobs import Spool
-from slim.ledger import Entry, Ledger
+from slim.ledger import Entry
 from slim.outcomes import ConfigurationOutcome, Event, EventKind, OnEvent, Status, SweepOutcome
 from slim.overlapping import Overlapping, Told, work_through
+from slim.own_run import OwnRun
 from slim.planned import Plan
 from slim.records import Failure, Progress
 from slim.runner import Runner
 from slim.steps import Results, Steps, following, impossible
-from slim.store import TAG, Store
+from slim.store import Store
 from slim.timeleft import StepLeft, TimeLeft
-from slim.waiting import End, Record, records, tidy
+from slim.waiting import alone
 
 T = TypeVar("T")
 
@@ -55,10 +52,8 @@ class SweepRun:
         self.store = store
         self.spool = spool
         self._on_event = on_event
-        self._join = join
-        self._looked_up = looked_up
-        self._ledger = Ledger(plan, store, spool, self._begin, looked_up)
-        self._record = Record.of(spool, plan, store.tracking_uri, store.experiment, time.time())
+        self._own = OwnRun(plan, store, spool, self._note, join, looked_up=looked_up)
+        self._ledger = self._own.ledger
         self._told, self._notes = Told(self._progress), Told(self._note)
         self._executor: Overlapping | None = None
         self._on_gpu = plan.measure.hardware.device == "cuda"
@@ -79,11 +74,11 @@ class SweepRun:
             if executor is not None:
                 self._use(executor)
             try:
-                self._start()
+                self._own.start()
                 self._work()
                 self._compare()
             except BaseException as error:
-                self._interrupted(error)
+                self._own.cut_off(error)
                 raise
             return self._end(time.perf_counter() - start)
 
@@ -93,71 +88,6 @@ class SweepRun:
         self._runner = Runner(self.plan.config, self.spool, self._told, executor=executor, on_gpu=self._on_gpu)
         self._steps = Steps(self._ledger, self._runner)
         self._time_left = TimeLeft(self.plan, executor.lanes)
-
-    # The sweep's own run
-
-    def _start(self) -> None:
-        """Start the sweep's run; a store that is away is no reason not to measure."""
-        with suppress(OSError):
-            # Without it the same command can still log what waits.
-            self._record.write()
-        if not self._looked_up:
-            self._note("the store is away: what it holds cannot be looked up, so all of it is run; results wait in the spool")
-            return
-        try:
-            self._begin()
-        except StoreConfigError as error:
-            if not isinstance(error, StoreAwayError):
-                raise
-            self._note(f"{error}; results wait in the spool")
-        except StoreError as error:
-            self._note(f"{error}; results wait in the spool")
-
-    def _begin(self) -> None:
-        run_id = begin(self.store, self.plan, self._record.started_unix_s, self._join)
-        self._ledger.sweep_run = run_id
-        self._record = replace(self._record, sweep_run=run_id)
-        with suppress(OSError):
-            self._record.write()
-        self._finish_earlier()
-        planned = {c.key for c in self.plan.configurations if c.run is None}
-        for run in self.store.abandoned():
-            # Those of this plan are gone on with instead.
-            if run.run_id != run_id and run.tags.get(TAG.KEY) not in planned:
-                self.store.give_up(run, "whoever worked on it is gone")
-        self._log_plan(run_id)
-
-    def _finish_earlier(self) -> None:
-        """Write the totals of earlier sweeps that ended while the store was away, once nothing of them waits any more."""
-        for record in records(self.spool):
-            if not record.ended_at(self.store) or record.waiting(self.spool):
-                continue
-            try:
-                if record.sweep_run is not None and record.end is not None:
-                    finish(self.store, record.sweep_run, record.end)
-            except NotStoredError:
-                self._note(f"run {record.sweep_run} of an earlier sweep is gone, so its end is not written")
-            except StoreError as error:
-                self._note(f"{error}; the next sweep writes the end of the earlier one")
-                continue
-            record.remove()
-
-    def _log_plan(self, run_id: str) -> None:
-        """Write what the sweep is made of, with the runs that stand for it, reused ones included."""
-        rows = [
-            {
-                "configuration": e.planned.name,
-                "key": e.planned.key,
-                "run_id": e.run_id,
-                "reused": e.planned.run is not None,
-                "failure": asdict(e.failure) if e.failure else None,
-                "left_out": e.planned.left_out,
-                "stages": {f"{s.stage}{s.repeat or ''}": e.done[s.key].run_id for s in e.planned.stages if s.key in e.done},
-            }
-            for e in self._ledger.entries
-        ]
-        environments = {"measure": self.plan.measure.to_json(), "quantize": self.plan.quantize.to_json()}
-        self.store.log_text(run_id, json.dumps({"configurations": rows, "environments": environments}, indent=2), "plan.json")
 
     def _end(self, wall_s: float) -> SweepOutcome:
         entries, runner = self._ledger.entries, self._runner
@@ -173,24 +103,11 @@ class SweepRun:
             "sweep/engine_start_s": runner.engine_start_s,
             "sweep/engine_starts": runner.engine_starts,
         }
-        unlogged = sum(len(e.waiting) for e in entries)
-        self._record = replace(
-            self._record, end=End(counts, {o.name: o.failure for o in outcomes if o.failure is not None}, time.time())
-        )
-        try:
-            self._log_end(outcomes, self._record.end)
-            is_logged = unlogged == 0 and all(e.ended for e in entries if e.failure)
-            end_is_logged = True
-        except StoreError as error:
-            self._note(str(error))
-            is_logged = end_is_logged = False
-        with suppress(OSError):
-            self._record.remove() if is_logged else self._record.write()
-            tidy(self.spool)
+        end_is_logged = self._own.end(outcomes, counts)
         return SweepOutcome(
             self._ledger.sweep_run,
             outcomes,
-            unlogged,
+            sum(len(e.waiting) for e in entries),
             end_is_logged=end_is_logged,
             wall_s=wall_s,
             prepare_s=runner.prepare_s,
@@ -198,33 +115,6 @@ class SweepRun:
             engine_start_s=runner.engine_start_s,
             engine_starts=runner.engine_starts,
         )
-
-    def _log_end(self, outcomes: tuple[ConfigurationOutcome, ...], end: End | None) -> None:
-        """Write how it ended, and end whatever else this process or a killed one left open."""
-        if self._ledger.sweep_run is None:
-            self._begin()
-        run_id = self._ledger.sweep_run
-        assert run_id is not None and end is not None
-        self._log_plan(run_id)
-        reused = [o.name for o in outcomes if o.status == "reused"]
-        if reused:
-            self.store.log(run_id, tags={TAG.REUSED: ",".join(reused)})
-        known = {run_id, *(e.run_id for e in self._ledger.entries if e.run_id)}
-        for run in (*self.store.own_leftovers(known), *self.store.abandoned()):
-            if run.run_id not in known:
-                self.store.give_up(run, "whoever began it did not end it")
-        finish(self.store, run_id, end)
-        # What waited of them has been logged by this one.
-        self._finish_earlier()
-
-    def _interrupted(self, error: BaseException) -> None:
-        """Say in the store that this sweep was cut off; what it finished stays, and the next one goes on from there."""
-        message = " ".join(str(error).split()) or type(error).__name__
-        try:
-            for run in self.store.own_leftovers(()):
-                self.store.give_up(run, message)
-        except StoreError:
-            return
 
     # The work
 
@@ -369,68 +259,3 @@ class SweepRun:
 def _outcome(entry: Entry) -> ConfigurationOutcome:
     status: Status = "failed" if entry.failure else "reused" if entry.planned.run else "finished"
     return ConfigurationOutcome(entry.planned.name, status, entry.run_id, entry.failure)
-
-
-def begin(store: Store, plan: Plan, started_unix_s: float, join: str | None = None) -> str:
-    """Start a sweep's run, with the sweep file, and return its id.
-
-    Raises:
-        StoreError: the store is away.
-    """
-    config = plan.config
-    run_id = store.begin(
-        "sweep",
-        config.name,
-        params={
-            "models": list(dict.fromkeys(c.source.reference for c in plan.configurations)),
-            "precisions": list(dict.fromkeys(f"{c.precision.name}@{c.engine}" for c in plan.configurations)),
-            "repeats": config.repeats,
-            "seed": config.seed,
-            "hardware": plan.measure.hardware.label,
-            "executor": config.executor.name,
-        },
-        start_unix_s=started_unix_s,
-        join=join,
-    )
-    store.log_text(run_id, config.model_dump_json(indent=2), "sweep.json")
-    return run_id
-
-
-def finish(store: Store, run_id: str, end: End) -> None:
-    """Write a sweep's totals on its run, and end it.
-
-    Raises:
-        NotStoredError: the run is gone.
-        StoreError: the store is away.
-    """
-    # Nothing can be written to one that was deleted, which is told by reading it.
-    store.get(run_id)
-    store.log(run_id, metrics=end.metrics)
-    message = "; ".join(f"{name}: {failure.reason}" for name, failure in end.failures.items())
-    store.finish(run_id, failure="configurations_failed" if end.failures else None, message=message, end_unix_s=end.ended_unix_s)
-
-
-@contextmanager
-def alone(spool: Spool) -> Iterator[None]:
-    """Hold the spool's lock and clear what killed workers left; two sweeps at once would measure each other.
-
-    Raises:
-        UserError: somebody else holds it, or it cannot be opened.
-    """
-    lock = FileLock(spool.root / "sweep.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(
-            f"another sweep is running on this machine (lock {lock.lock_file}); wait for it, or set SLIM_HOME to another directory"
-        ) from None
-    except (OSError, NotImplementedError) as error:
-        raise UserError(
-            f"lock {lock.lock_file} cannot be opened ({' '.join(str(error).split())}); remove it, or set SLIM_HOME to a directory of your own"
-        ) from None
-    try:
-        spool.sweep_drafts()
-        tidy(spool)
-        yield
-    finally:
-        lock.release()

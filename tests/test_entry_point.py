@@ -13,7 +13,7 @@ from filelock import FileLock
 from entrypoints import _options as opt
 from slim.errors import UserError
 from slim.jobs import Spool
-from slim.sweep import alone
+from slim.waiting import alone
 
 
 @pytest.fixture(autouse=True)

@@ -79,7 +79,7 @@ def ended_without_saying_so(store: Store, monkeypatch: pytest.MonkeyPatch, **fie
         raise StoreError("tracking store: away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweep, "finish", away)
+        patch.setattr("slim.own_run.finish", away)
         _, outcome = api.run(config(precisions=["bf16@vllm"], **fields), store.tracking_uri)
     assert (outcome.unlogged, outcome.end_is_logged, outcome.ok) == (0, False, False)
     assert outcome.run_id is not None
