@@ -242,7 +242,9 @@ def _terminate(number: int, _: object) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"Error: {redact(message)}", err=True)
+    # The terminal may be what is gone.
+    with contextlib.suppress(OSError):
+        click.echo(f"Error: {redact(message)}", err=True)
     sys.exit(code)
 
 

@@ -49,6 +49,20 @@ def test_a_signal_ends_a_command_in_order(number: signal.Signals, capsys: pytest
     assert "run the same command again" in capsys.readouterr().err
 
 
+def test_a_terminal_that_is_gone_changes_no_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    @opt.entry_point
+    def command() -> None:
+        _sent(signal.SIGTERM)
+
+    monkeypatch.setattr("click.echo", gone)
+    with pytest.raises(SystemExit) as caught:
+        command()
+    assert caught.value.code == 130
+
+
 def test_nohup_is_heeded() -> None:
     ended = []
 
