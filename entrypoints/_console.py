@@ -1,5 +1,6 @@
 """What a person sees while a sweep runs, and the table at its end."""
 
+import contextlib
 import json
 import shlex
 import sys
@@ -26,7 +27,9 @@ _LINE_INTERVAL_S = 10.0
 
 
 class Watcher:
-    """Shows events: bars on a terminal, else a line now and then.
+    """Shows events: bars on a terminal that can draw them, else a line now and then.
+
+    What cannot be written, since the disk of a log is full or the terminal is gone, is passed over: the work goes on.
 
     Args:
         console: where to.
@@ -48,16 +51,23 @@ class Watcher:
         self._start_s = time.monotonic()
 
     def __enter__(self) -> "Watcher":
-        if self._console.is_terminal:
+        console = self._console
+        if console.is_terminal and not console.is_dumb_terminal and console.encoding.startswith("utf"):
             self._overall = self._bars.add_task("sweep", detail="")
-            self._bars.start()
+            with contextlib.suppress(OSError, UnicodeError):
+                self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        with contextlib.suppress(OSError, UnicodeError):
+            self._bars.stop()
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
+        with contextlib.suppress(OSError, UnicodeError):
+            self._show(event)
+
+    def _show(self, event: Event) -> None:
         left = f", {duration(event.left_s)} left" if event.left_s else ""
         where = f"[{event.done}/{event.total}] {event.configuration}"
         if event.kind == "configuration":
@@ -196,10 +206,11 @@ def print_outcome(console: Console, outcome: SweepOutcome) -> None:
                 f"  {ADVICE[result.failure.reason]}",
             ):
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if outcome.unlogged:
+    if outcome.unlogged or not outcome.end_is_logged:
+        what = f"{outcome.unlogged} results wait" if outcome.unlogged else "How the sweep ended waits"
         console.print(
-            f"{outcome.unlogged} results wait in the spool, since the store was away: run the same command again, or `python -m "
-            "entrypoints.sweep --flush`, to log them.",
+            f"{what} in the spool, since the store was away: run the same command again, or `python -m entrypoints.sweep --flush`, to "
+            "log it.",
             highlight=False,
             markup=False,
             soft_wrap=True,
@@ -217,6 +228,7 @@ def print_flushed(console: Console, flushed: Flushed) -> None:
     lines += [f"{n} results wait for the store {uri}: name it with --tracking-uri." for uri, n in flushed.elsewhere.items()]
     if flushed.unknown:
         lines.append(f"{flushed.unknown} results wait for the command that made them: run it again.")
+    lines += [f"Not logged whole: {problem}" for problem in flushed.problems]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 

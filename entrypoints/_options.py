@@ -194,12 +194,15 @@ stage_common = options(
 
 
 def entry_point(function: Command) -> Command:
-    """Turn the library's errors into one line and an exit code, and SIGTERM into an orderly end."""
+    """Turn the library's errors and the system's into one line and an exit code, and SIGTERM and SIGHUP into an orderly end."""
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **keywords: Any) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         signal.signal(signal.SIGTERM, _terminate)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            # A terminal that was closed; whoever said nohup wants to go on.
+            signal.signal(signal.SIGHUP, _terminate)
         try:
             function(*arguments, **keywords)
         except UserError as error:
@@ -207,6 +210,11 @@ def entry_point(function: Command) -> Command:
             _fail(str(error), 2)
         except SlimError as error:
             _fail(str(error), 1)
+        except BrokenPipeError:
+            # Whoever reads has seen enough; click knows.
+            raise
+        except OSError as error:
+            _fail(" ".join(str(error).split()), 1)
         except KeyboardInterrupt:
             _fail("interrupted; run the same command again to go on", 130)
 
@@ -229,12 +237,14 @@ def check_file(path: str) -> str:
     return path
 
 
-def _terminate(*_: object) -> None:
-    raise KeyboardInterrupt("SIGTERM")
+def _terminate(number: int, _: object) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"Error: {redact(message)}", err=True)
+    # The terminal may be what is gone.
+    with contextlib.suppress(OSError):
+        click.echo(f"Error: {redact(message)}", err=True)
     sys.exit(code)
 
 

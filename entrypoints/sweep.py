@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from entrypoints import _options as opt
-from slim.errors import StoreError
+from slim.errors import ConfigError, StoreError
 
 PARAMETERS = opt.options(
     click.option("--models", type=opt.Names(), default="", help="Models instead of the file's, separated by commas."),
@@ -72,6 +72,8 @@ def run(
 ) -> None:
     """Run the sweep of a file with some fields replaced, and print what came of it."""
     if flush:
+        if dry_run:
+            raise ConfigError("--flush logs what waits and runs nothing, so there is no --dry-run of it; give one of the two")
         log_waiting(tracking_uri)
         return
     from slim.config import SweepConfig
@@ -127,7 +129,7 @@ def log_waiting(tracking_uri: str | None) -> None:
     flushed = api.flush(tracking_uri)
     _console.print_flushed(Console(width=None if sys.stdout.isatty() else 160), flushed)
     opt.explain_joined_run("Nothing was run: what waited in the spool was logged.")
-    if flushed.elsewhere or flushed.unknown:
+    if flushed.elsewhere or flushed.unknown or flushed.problems:
         sys.exit(1)
 
 

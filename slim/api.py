@@ -76,7 +76,6 @@ def flush(tracking_uri: str | None = None) -> Flushed:
 
     Raises:
         UserError: a sweep is running, or the store is still away.
-        StoreError: the store broke meanwhile.
     """
     return _flush(check_address(tracking_uri or default_tracking_uri()), spool())
 

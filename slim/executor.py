@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from slim import advice, files, redaction, visible
+from slim import advice, files, visible
 from slim.errors import Reason, StageError
-from slim.jobs import Job, Spool, Spooled, StageOrder, new_job_dir
+from slim.jobs import Job, Spool, Spooled, StageOrder, clean, new_job_dir
 from slim.provenance import ROOT
 from slim.records import Failure, Progress, StageResult
 from slim.worker import FAILURE_FILE, NO_ROOM, tail
@@ -57,7 +57,6 @@ class LocalExecutor:
         interpreter: str | None,
         timeouts_s: Mapping[str, float],
         on_progress: Callable[[str, Progress], None],
-        on_tick: Callable[[], None] = lambda: None,
     ) -> Outcome:
         """Run a job to its end.
 
@@ -66,7 +65,6 @@ class LocalExecutor:
             interpreter: Python of the worker; None is this one.
             timeouts_s: wall seconds by stage; a stage without an entry has no limit.
             on_progress: called with the stage and its progress.
-            on_tick: called several times a second.
 
         Raises:
             StageError: a job without stages failed.
@@ -95,10 +93,12 @@ class LocalExecutor:
             )
             try:
                 first = job.orders[0].stage if job.orders else ""
-                ended_by = self._watch(process, job_dir / "progress.jsonl", timeouts_s, on_progress, on_tick, stage=first)
+                ended_by = self._watch(process, job_dir / "progress.jsonl", timeouts_s, on_progress, stage=first)
             finally:
-                _stop(process)
-                redaction.scrub(job_dir / "worker.log")
+                try:
+                    _stop(process)
+                finally:
+                    clean(job_dir)
         wall_s = time.perf_counter() - start
         failure = self._failure(process.returncode, ended_by, job_dir, oom=_oom_kills() > killed_before)
         if not job.orders and process.returncode != 0:
@@ -113,7 +113,6 @@ class LocalExecutor:
         progress_file: Path,
         timeouts_s: Mapping[str, float],
         on_progress: Callable[[str, Progress], None],
-        on_tick: Callable[[], None],
         *,
         stage: str,
     ) -> Reason | None:
@@ -136,7 +135,6 @@ class LocalExecutor:
                 return None
             if time.monotonic() - entered > timeouts_s.get(stage, float("inf")):
                 return Reason.TIMEOUT
-            on_tick()
             time.sleep(_POLL_S)
 
     @staticmethod
@@ -226,17 +224,15 @@ def _environment(gpus: int | None) -> dict[str, str]:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the worker and whatever it started."""
-    for sent in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, sent)
-        except ProcessLookupError:
-            break
-        try:
+    """End the worker and whatever it started; at once when interrupted while they are given time to end by themselves."""
+    try:
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGTERM)
             process.wait(_GRACE_S)
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _oom_kills() -> int:

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, replace
 
-from slim.errors import NotStoredError, Reason
+from slim.errors import NotStoredError, Reason, StoreAwayError, StoreError
 from slim.jobs import Spool
 from slim.ledger import Entry, Ledger
+from slim.own_run import begin, finish
 from slim.plan import with_reuse
-from slim.store import Store, shown
-from slim.sweep import alone, begin, finish
-from slim.waiting import Record, records
+from slim.store import TAG, Store, shown
+from slim.waiting import Record, alone, records
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,14 @@ class Flushed:
         run_ids: configurations that they belong to.
         elsewhere: how many wait for another store, by its address.
         unknown: results that no record speaks of: the command that made them logs them.
+        problems: why a sweep could not be logged whole, a line each; what is left of it still waits.
     """
 
     logged: int
     run_ids: tuple[str, ...]
     elsewhere: dict[str, int]
     unknown: int
+    problems: tuple[str, ...] = ()
 
 
 def flush(tracking_uri: str, spool: Spool) -> Flushed:
@@ -39,12 +41,13 @@ def flush(tracking_uri: str, spool: Spool) -> Flushed:
         spool: where results wait.
 
     Raises:
-        StoreError: the store is away; what it did not take still waits.
+        StoreAwayError: nobody answers.
         UserError: a sweep is running.
     """
     address = shown(tracking_uri)
     elsewhere: dict[str, int] = {}
     run_ids: list[str] = []
+    problems: list[str] = []
     logged = 0
     with alone(spool):
         known: set[str] = set()
@@ -55,27 +58,35 @@ def flush(tracking_uri: str, spool: Spool) -> Flushed:
                 if waiting:
                     elsewhere[record.address] = elsewhere.get(record.address, 0) + len(waiting)
                 continue
-            store = Store.open(tracking_uri, record.experiment)
-            assert store is not None
-            run_ids += _flush(record, store, spool)
+            try:
+                store = Store.open(tracking_uri, record.experiment)
+                assert store is not None
+                with store.beating():
+                    run_ids += _flush(record, store, spool)
+                if not record.waiting(spool):
+                    record.remove()
+            except StoreAwayError:
+                raise
+            except StoreError as error:
+                problems.append(str(error))
             logged += len(waiting) - len(record.waiting(spool))
-            if not record.waiting(spool):
-                record.remove()
         unknown = len(set(spool.keys()) - known)
-    return Flushed(logged, tuple(dict.fromkeys(run_ids)), elsewhere, unknown)
+    return Flushed(logged, tuple(dict.fromkeys(run_ids)), elsewhere, unknown, tuple(problems))
 
 
 def _flush(record: Record, store: Store, spool: Spool) -> list[str]:
     """Log what waits of one sweep, and how that ended; return the runs of the configurations that were written."""
     plan = replace(record.plan, configurations=tuple(with_reuse(c, store, spool) for c in record.plan.configurations))
-    failures = record.end.failures if record.end else {}
     ledger = Ledger(plan, store, spool, lambda: _begin(ledger, record), looked_up=False)
     ledger.sweep_run = _still_there(store, record.sweep_run)
+    # Of a sweep that was deleted since, results are logged and nothing else.
+    is_gone = record.sweep_run is not None and ledger.sweep_run is None
+    failures = record.end.failures if record.end and not is_gone else {}
     written = []
     for entry in ledger.entries:
         _collect(entry, spool)
         entry.failure = next((s.result.failure for _, s in entry.waiting if s.result.failure), failures.get(entry.planned.name))
-        if entry.ended or not (entry.waiting or entry.failure):
+        if entry.ended or not (entry.waiting or entry.failure) or _is_told(entry, ledger):
             continue
         ledger.write(entry)
         assert entry.run_id is not None
@@ -101,6 +112,16 @@ def _collect(entry: Entry, spool: Spool) -> None:
             spool.done(stage.key)
         elif (spooled := spool.find(stage.key)) is not None:
             entry.waiting.append((stage, spooled))
+
+
+def _is_told(entry: Entry, ledger: Ledger) -> bool:
+    """Whether the store was still there when a configuration failed."""
+    if entry.waiting or ledger.sweep_run is None:
+        return False
+    return any(
+        run.tags.get(TAG.KEY) == entry.planned.key and run.status == "FAILED"
+        for run in ledger.store.configurations(ledger.sweep_run)
+    )
 
 
 def _begin(ledger: Ledger, record: Record) -> None:

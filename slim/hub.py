@@ -155,7 +155,9 @@ def _check(config: dict[str, object] | None, files: list[str], reference: str) -
 
 def _source(entry: ModelEntry, commit: str) -> ModelSource:
     name = layout.short(entry.id.rpartition("/")[2])
-    return ModelSource(entry.id, "hub", commit, f"hub:{commit}", name, None, entry.trust_remote_code)
+    # With its own code the same weights may compute something else.
+    fingerprint = f"hub:{commit}{'+code' if entry.trust_remote_code else ''}"
+    return ModelSource(entry.id, "hub", commit, fingerprint, name, None, entry.trust_remote_code)
 
 
 def _cached_commit(repository: str, revision: str) -> str | None:

@@ -17,13 +17,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from slim import files, metrics
+from slim import files, metrics, redaction
 from slim.pieces import Pieces
 from slim.records import NOTHING, Against, ModelSource, Stage, StageResult
 
 _RESULT = "result.json"
 _PIECES = "pieces"
 _JOBS = "jobs"
+_CLEAN = "clean"
 _KEPT_S = 14 * 24 * 3600.0
 
 
@@ -207,14 +208,20 @@ class Spool:
     def sweep_drafts(self) -> None:
         """Remove drafts of workers that were killed, and pieces and logs that nobody came back for in two weeks.
 
-        Only safe while no worker runs.
+        Secrets are taken out of the logs that a killed driver left as they were, and the marks by which nodes see its disk go. Only safe
+        while no worker runs.
         """
+        for path in self.root.glob("shared-*"):
+            path.unlink(missing_ok=True)
         for path in self.root.glob(".*"):
             shutil.rmtree(path, ignore_errors=True)
         for path in (*self.root.glob(f"{_PIECES}/*"), *self.root.glob(f"{_JOBS}/*")):
             # Each piece that is written touches the directory.
             if time.time() - path.stat().st_mtime > _KEPT_S:
                 shutil.rmtree(path, ignore_errors=True)
+        for path in self.root.glob(f"{_JOBS}/*"):
+            if not (path / _CLEAN).exists():
+                clean(path)
 
 
 @dataclass
@@ -249,3 +256,10 @@ def new_job_dir(spool: Spool) -> Path:
     jobs = spool.root / _JOBS
     jobs.mkdir(exist_ok=True)
     return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=jobs))
+
+
+def clean(job_dir: Path) -> None:
+    """Take secrets out of the log of a worker that has ended, and leave a mark that it was done."""
+    redaction.scrub(job_dir / "worker.log")
+    with contextlib.suppress(OSError):
+        (job_dir / _CLEAN).touch()

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from slim import evaluate, quantize, text
@@ -35,7 +36,7 @@ def quantize_key(fingerprint: str, precision: Precision, config: QuantizeConfig,
     values: dict[str, Any] = {"stage": "quantize", "weights": fingerprint, "precision": asdict(precision)}
     if precision.method == "gptq":
         values |= config.model_dump(mode="json", exclude=set() if precision.grouped else {"group_size"})
-        values |= {"seed": seed, "calibration_text": _text_digest(config.calibration)}
+        values |= {"calibration": _what(config.calibration), "seed": seed, "calibration_text": _text_digest(config.calibration)}
     elif precision.method == "bitsandbytes":
         values |= {"ignore": list(config.ignore)}
     return digest({**values, "versions": _versions(environment, quantize.versions_that_matter(precision))})
@@ -54,13 +55,15 @@ def profile_key(
         repeat: number of the repeat, from 0.
         environment: of the measuring interpreter.
     """
+    # Where a mirror lies says nothing about what it holds.
+    protocol = config.model_dump(mode="json", exclude={"prompts": {"data_dir"}})
+    protocol["prompts"]["source"] = _what(config.prompts.source)
     return digest(
         {
             "stage": "profile",
             "weights": weights,
             **serving,
-            # Where a mirror lies says nothing about what it holds.
-            "config": config.model_dump(mode="json", exclude={"prompts": {"data_dir"}}),
+            "config": protocol,
             "text": sources.fingerprint(config.prompts),
             "seed": seed,
             "repeat": repeat,
@@ -92,7 +95,8 @@ def evaluate_key(
             "stage": "evaluate",
             "weights": weights,
             **serving,
-            "config": config.model_dump(mode="json"),
+            # No mirror, in place of one whose content is among the tasks: keys without a mirror stay what they were.
+            "config": {**config.model_dump(mode="json"), "data_dir": None, "perplexity_text": _what(config.perplexity_text)},
             "tasks": evaluate.task_digest(config),
             "baseline": baseline,
             "seed": seed,
@@ -109,6 +113,11 @@ def _versions(environment: Environment, packages: Iterable[str]) -> dict[str, st
 def _hardware(hardware: Hardware) -> dict[str, Any]:
     """What tells machines apart; memory of a CPU machine varies by a few pages from boot to boot."""
     return {k: v for k, v in asdict(hardware).items() if k != "memory_bytes"}
+
+
+def _what(name: str | None) -> str | None:
+    """What stands in a key for a text: the name of what everybody has, the kind of a file, whose digest says what it holds."""
+    return f"file{Path(name).suffix}" if name is not None and name != text.BUILTIN and text.is_local(name) else name
 
 
 def _text_digest(name: str) -> str | None:

@@ -66,6 +66,7 @@ class SweepOutcome:
         run_id: its run; None when the store was away all the time.
         configurations: in the plan's order; those that ``on_failure: stop`` left out are missing.
         unlogged: stages whose results wait in the spool because the store was away.
+        end_is_logged: the sweep's own run says how it ended.
         wall_s: of the whole.
         prepare_s: of fetching and converting models.
         work_s: of the stages that ran, by their own account.
@@ -76,6 +77,7 @@ class SweepOutcome:
     run_id: str | None
     configurations: tuple[ConfigurationOutcome, ...]
     unlogged: int
+    end_is_logged: bool
     wall_s: float
     prepare_s: float
     work_s: float
@@ -84,5 +86,9 @@ class SweepOutcome:
 
     @property
     def ok(self) -> bool:
-        """Whether every configuration has its results in the store."""
-        return self.unlogged == 0 and all(c.status != "failed" and c.run_id is not None for c in self.configurations)
+        """Whether every configuration has its results in the store, and the sweep's run its end."""
+        return (
+            self.unlogged == 0
+            and self.end_is_logged
+            and all(c.status != "failed" and c.run_id is not None for c in self.configurations)
+        )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from slim import doctor, estimate, evaluate, files, keys, models, precisions, preflight, quantize, rows, text
+from slim import doctor, estimate, evaluate, files, keys, models, places, precisions, preflight, quantize, rows, text
 from slim.checkpoint import Shape
 from slim.cluster import nodes
 from slim.config import ModelEntry, SweepConfig
@@ -33,6 +33,7 @@ def make(config: SweepConfig, store: Store | None, spool: Spool | None) -> Plan:
     Raises:
         UserError: an unknown model, path, task, text or interpreter, or an evaluation of nothing but random weights.
     """
+    config = places.absolute(config)
     measure, quantizing = environments(config)
     sources = resolve(config.models)
     _refuse_evaluation(config, sources)

@@ -54,8 +54,8 @@ class ModelSource:
         reference: as the user wrote it.
         kind: how it is reached.
         revision: commit of the Hub repository; None where there is none.
-        fingerprint: identifies the weights: ``hub:<commit>`` or ``sha256:<digest>`` over the weight and config files, or over what
-            they are made from.
+        fingerprint: identifies the weights and what computes with them: ``hub:<commit>``, with ``+code`` where the model's own code may be
+            run, or ``sha256:<digest>`` over the weight and config files, and that code, or over what they are made from.
         short_name: for run names: the last part of the reference, lower case.
         path: local directory or file; None for a Hub model that has to be downloaded, and for a preset.
         trust_remote_code: whether the user allowed code that comes with the model.

@@ -28,7 +28,6 @@ class Executor(Protocol):
         interpreter: str | None,
         timeouts_s: Mapping[str, float],
         on_progress: Callable[[str, Progress], None],
-        on_tick: Callable[[], None],
     ) -> Outcome:
         """Run a job to its end; its results are in the sweep's spool then."""
 
@@ -40,7 +39,6 @@ class Runner:
         config: the sweep: seed, interpreters, time limits.
         spool: where workers leave results.
         on_progress: told configuration, stage and progress.
-        on_tick: called several times a second.
         executor: runs the workers; None runs them on this machine, which is let cool down between measurements.
         on_gpu: engines run on a GPU.
 
@@ -58,7 +56,6 @@ class Runner:
         config: SweepConfig,
         spool: Spool,
         on_progress: OnStageProgress,
-        on_tick: Callable[[], None] = lambda: None,
         executor: Executor | None = None,
         *,
         on_gpu: bool = False,
@@ -67,7 +64,6 @@ class Runner:
         self._spool = spool
         self._executor: Executor = executor or LocalExecutor(spool, config.spread, config.executor.quantize_gpus)
         self._on_progress = on_progress
-        self._on_tick = on_tick
         self._on_gpu = on_gpu
         # Another executor's workers may run on other machines, where it waits itself.
         self._cooling = Cooling() if executor is None else None
@@ -143,9 +139,7 @@ class Runner:
             "profile": timeouts.profile_s,
             "evaluate": timeouts.evaluate_s,
         }
-        return self._executor.run(
-            job, interpreter, limits, lambda stage, p: self._on_progress(planned.name, stage, p), self._on_tick
-        )
+        return self._executor.run(job, interpreter, limits, lambda stage, p: self._on_progress(planned.name, stage, p))
 
     def _finished(self, outcome: Outcome) -> list[Spooled]:
         for spooled in outcome.results:

@@ -14,8 +14,8 @@ from slim.planned import Plan, PlannedConfiguration, PlannedStage
 from slim.records import NOTHING, Failure, Progress, Stage
 from slim.runner import Runner
 from slim.store import Store, StoredRun
-from slim.sweep import alone
 from slim.timeleft import StepLeft
+from slim.waiting import alone
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,28 @@
 """Runs a plan: workers one after another, their results into the store, what is finished left alone."""
 
-import json
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
-from threading import Thread
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
-
-from filelock import FileLock, Timeout
 
 from slim import advice
 from slim.cluster import opening
-from slim.errors import Reason, StageError, StoreAwayError, StoreConfigError, StoreError, UserError
+from slim.errors import Reason, StageError, StoreError
 from slim.jobs import Spool
-from slim.ledger import Entry, Ledger
+from slim.ledger import Entry
 from slim.outcomes import ConfigurationOutcome, Event, EventKind, OnEvent, Status, SweepOutcome
 from slim.overlapping import Overlapping, Told, work_through
+from slim.own_run import OwnRun
 from slim.planned import Plan
 from slim.records import Failure, Progress
 from slim.runner import Runner
 from slim.steps import Results, Steps, following, impossible
-from slim.store import TAG, Store
+from slim.store import Store
 from slim.timeleft import StepLeft, TimeLeft
-from slim.waiting import End, Record, records, tidy
+from slim.waiting import alone
 
-_HEARTBEAT_S = 15.0
 T = TypeVar("T")
 
 
@@ -57,19 +52,15 @@ class SweepRun:
         self.store = store
         self.spool = spool
         self._on_event = on_event
-        self._join = join
-        self._looked_up = looked_up
-        self._ledger = Ledger(plan, store, spool, self._begin, looked_up)
-        self._record = Record.of(spool, plan, store.tracking_uri, store.experiment, time.time())
+        self._own = OwnRun(plan, store, spool, self._note, join, looked_up=looked_up)
+        self._ledger = self._own.ledger
         self._told, self._notes = Told(self._progress), Told(self._note)
         self._executor: Overlapping | None = None
         self._on_gpu = plan.measure.hardware.device == "cuda"
-        self._runner = Runner(plan.config, spool, self._progress, self._tick, on_gpu=self._on_gpu)
+        self._runner = Runner(plan.config, spool, self._progress, on_gpu=self._on_gpu)
         self._steps = Steps(self._ledger, self._runner)
         self._time_left = TimeLeft(plan)
         self._step_left: defaultdict[str, StepLeft] = defaultdict(StepLeft)
-        self._beat_s = 0.0
-        self._beat: Thread | None = None
 
     def execute(self) -> SweepOutcome:
         """Do what is left of the plan.
@@ -79,15 +70,15 @@ class SweepRun:
             UserError: another sweep works with the same spool.
         """
         start = time.perf_counter()
-        with alone(self.spool), opening.opened(self.plan, self.spool, self._notes) as executor:
+        with alone(self.spool), opening.opened(self.plan, self.spool, self._notes) as executor, self.store.beating():
             if executor is not None:
                 self._use(executor)
             try:
-                self._start()
+                self._own.start()
                 self._work()
                 self._compare()
             except BaseException as error:
-                self._interrupted(error)
+                self._own.cut_off(error)
                 raise
             return self._end(time.perf_counter() - start)
 
@@ -97,64 +88,6 @@ class SweepRun:
         self._runner = Runner(self.plan.config, self.spool, self._told, executor=executor, on_gpu=self._on_gpu)
         self._steps = Steps(self._ledger, self._runner)
         self._time_left = TimeLeft(self.plan, executor.lanes)
-
-    # The sweep's own run
-
-    def _start(self) -> None:
-        """Start the sweep's run; a store that is away is no reason not to measure."""
-        with suppress(OSError):
-            # Without it the same command can still log what waits.
-            self._record.write()
-        if not self._looked_up:
-            self._note("the store is away: what it holds cannot be looked up, so all of it is run; results wait in the spool")
-            return
-        try:
-            self._begin()
-        except StoreConfigError as error:
-            if not isinstance(error, StoreAwayError):
-                raise
-            self._note(f"{error}; results wait in the spool")
-        except StoreError as error:
-            self._note(f"{error}; results wait in the spool")
-
-    def _begin(self) -> None:
-        run_id = begin(self.store, self.plan, self._record.started_unix_s, self._join)
-        self._ledger.sweep_run = run_id
-        self._record = replace(self._record, sweep_run=run_id)
-        with suppress(OSError):
-            self._record.write()
-        self._finish_earlier()
-        planned = {c.key for c in self.plan.configurations if c.run is None}
-        for run in self.store.abandoned():
-            # Those of this plan are gone on with instead.
-            if run.run_id != run_id and run.tags.get(TAG.KEY) not in planned:
-                self.store.give_up(run, "whoever worked on it is gone")
-        self._log_plan(run_id)
-
-    def _finish_earlier(self) -> None:
-        """Write the totals of earlier sweeps that ended while the store was away, once nothing of them waits any more."""
-        for record in records(self.spool):
-            if record.ended_at(self.store) and not record.waiting(self.spool):
-                if record.sweep_run is not None and record.end is not None:
-                    finish(self.store, record.sweep_run, record.end)
-                record.remove()
-
-    def _log_plan(self, run_id: str) -> None:
-        """Write what the sweep is made of, with the runs that stand for it, reused ones included."""
-        rows = [
-            {
-                "configuration": e.planned.name,
-                "key": e.planned.key,
-                "run_id": e.run_id,
-                "reused": e.planned.run is not None,
-                "failure": asdict(e.failure) if e.failure else None,
-                "left_out": e.planned.left_out,
-                "stages": {f"{s.stage}{s.repeat or ''}": e.done[s.key].run_id for s in e.planned.stages if s.key in e.done},
-            }
-            for e in self._ledger.entries
-        ]
-        environments = {"measure": self.plan.measure.to_json(), "quantize": self.plan.quantize.to_json()}
-        self.store.log_text(run_id, json.dumps({"configurations": rows, "environments": environments}, indent=2), "plan.json")
 
     def _end(self, wall_s: float) -> SweepOutcome:
         entries, runner = self._ledger.entries, self._runner
@@ -170,56 +103,18 @@ class SweepRun:
             "sweep/engine_start_s": runner.engine_start_s,
             "sweep/engine_starts": runner.engine_starts,
         }
-        unlogged = sum(len(e.waiting) for e in entries)
-        self._record = replace(
-            self._record, end=End(counts, {o.name: o.failure for o in outcomes if o.failure is not None}, time.time())
-        )
-        try:
-            self._log_end(outcomes, self._record.end)
-            is_logged = unlogged == 0 and all(e.ended for e in entries if e.failure)
-        except StoreError as error:
-            self._note(str(error))
-            is_logged = False
-        with suppress(OSError):
-            self._record.remove() if is_logged else self._record.write()
-            tidy(self.spool)
+        end_is_logged = self._own.end(outcomes, counts)
         return SweepOutcome(
             self._ledger.sweep_run,
             outcomes,
-            unlogged,
+            sum(len(e.waiting) for e in entries),
+            end_is_logged=end_is_logged,
             wall_s=wall_s,
             prepare_s=runner.prepare_s,
             work_s=runner.work_s,
             engine_start_s=runner.engine_start_s,
             engine_starts=runner.engine_starts,
         )
-
-    def _log_end(self, outcomes: tuple[ConfigurationOutcome, ...], end: End | None) -> None:
-        """Write how it ended, and end whatever else this process or a killed one left open."""
-        if self._ledger.sweep_run is None:
-            self._begin()
-        run_id = self._ledger.sweep_run
-        assert run_id is not None and end is not None
-        self._log_plan(run_id)
-        reused = [o.name for o in outcomes if o.status == "reused"]
-        if reused:
-            self.store.log(run_id, tags={TAG.REUSED: ",".join(reused)})
-        known = {run_id, *(e.run_id for e in self._ledger.entries if e.run_id)}
-        for run in (*self.store.own_leftovers(known), *self.store.abandoned()):
-            if run.run_id not in known:
-                self.store.give_up(run, "whoever began it did not end it")
-        finish(self.store, run_id, end)
-        # What waited of them has been logged by this one.
-        self._finish_earlier()
-
-    def _interrupted(self, error: BaseException) -> None:
-        """Say in the store that this sweep was cut off; what it finished stays, and the next one goes on from there."""
-        message = " ".join(str(error).split()) or type(error).__name__
-        try:
-            for run in self.store.own_leftovers(()):
-                self.store.give_up(run, message)
-        except StoreError:
-            return
 
     # The work
 
@@ -293,10 +188,9 @@ class SweepRun:
         return True
 
     def waiting(self) -> None:
-        """Nothing to do but to tell and to show signs of life."""
+        """Nothing to do but to tell."""
         self._told.pass_on()
         self._notes.pass_on()
-        self._tick()
 
     def guarded(self, entry: Entry, call: Callable[[], T]) -> T | None:
         """Call; what is raised becomes the configuration's failure, and None is returned."""
@@ -337,15 +231,6 @@ class SweepRun:
         kind: EventKind = "stage" if progress.step == "start" else "progress"
         self._emit(kind, name, stage=stage, progress=progress, step_left_s=self._step_left[name].left_s())
 
-    def _tick(self) -> None:
-        beating = self._beat is not None and self._beat.is_alive()
-        if time.monotonic() - self._beat_s > _HEARTBEAT_S and not beating:
-            self._beat_s = time.monotonic()
-            run_ids = [r for r in (self._ledger.sweep_run, *(e.run_id for e in self._ledger.entries if not e.ended)) if r]
-            # Beside the work: a store that is slow or away must not keep anybody from watching the worker.
-            self._beat = Thread(target=self.store.heartbeat, args=(run_ids,), daemon=True)
-            self._beat.start()
-
     def _ended(self, entry: Entry) -> None:
         self._time_left.ended(entry.planned.name)
         outcome = _outcome(entry)
@@ -357,7 +242,7 @@ class SweepRun:
 
     def _emit(self, kind: EventKind, configuration: str, **values: Any) -> None:
         entries = self._ledger.entries
-        done = sum(e.ended or e.failure is not None for e in entries)
+        done = sum(e.over for e in entries)
         self._on_event(
             Event(
                 kind,
@@ -374,64 +259,3 @@ class SweepRun:
 def _outcome(entry: Entry) -> ConfigurationOutcome:
     status: Status = "failed" if entry.failure else "reused" if entry.planned.run else "finished"
     return ConfigurationOutcome(entry.planned.name, status, entry.run_id, entry.failure)
-
-
-def begin(store: Store, plan: Plan, started_unix_s: float, join: str | None = None) -> str:
-    """Start a sweep's run, with the sweep file, and return its id.
-
-    Raises:
-        StoreError: the store is away.
-    """
-    config = plan.config
-    run_id = store.begin(
-        "sweep",
-        config.name,
-        params={
-            "models": list(dict.fromkeys(c.source.reference for c in plan.configurations)),
-            "precisions": list(dict.fromkeys(f"{c.precision.name}@{c.engine}" for c in plan.configurations)),
-            "repeats": config.repeats,
-            "seed": config.seed,
-            "hardware": plan.measure.hardware.label,
-            "executor": config.executor.name,
-        },
-        start_unix_s=started_unix_s,
-        join=join,
-    )
-    store.log_text(run_id, config.model_dump_json(indent=2), "sweep.json")
-    return run_id
-
-
-def finish(store: Store, run_id: str, end: End) -> None:
-    """Write a sweep's totals on its run, and end it.
-
-    Raises:
-        StoreError: the store is away.
-    """
-    # A sweep of another machine may have taken it for abandoned.
-    tags = store.get(run_id).tags
-    store.untag(run_id, [tag for tag in (TAG.FAILURE, TAG.FAILURE_MESSAGE) if tag in tags])
-    store.log(run_id, metrics=end.metrics)
-    message = "; ".join(f"{name}: {failure.reason}" for name, failure in end.failures.items())
-    store.finish(run_id, failure="configurations_failed" if end.failures else None, message=message, end_unix_s=end.ended_unix_s)
-
-
-@contextmanager
-def alone(spool: Spool) -> Iterator[None]:
-    """Hold the spool's lock and clear what killed workers left; two sweeps at once would measure each other.
-
-    Raises:
-        UserError: somebody else holds it.
-    """
-    lock = FileLock(spool.root / "sweep.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(
-            f"another sweep is running on this machine (lock {lock.lock_file}); wait for it, or set SLIM_HOME to another directory"
-        ) from None
-    try:
-        spool.sweep_drafts()
-        tidy(spool)
-        yield
-    finally:
-        lock.release()

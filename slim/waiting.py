@@ -1,4 +1,5 @@
-"""What a sweep was about, kept in the spool while results of it wait, so that they can be logged without the sweep file.
+"""What a sweep was about, kept in the spool while results of it wait, so that they can be logged without the sweep file; and the lock
+that has one sweep at a time work with a spool.
 
 A record is one JSON file, ``plans/<id>.json``; it goes when nothing of its sweep waits any more.
 """
@@ -6,13 +7,17 @@ A record is one JSON file, ``plans/<id>.json``; it goes when nothing of its swee
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from filelock import FileLock, Timeout
+
 from slim import precisions
 from slim.config import SweepConfig
+from slim.errors import UserError
 from slim.files import replacing
 from slim.jobs import Spool
 from slim.planned import Plan, PlannedConfiguration, PlannedReference, PlannedStage
@@ -145,6 +150,32 @@ def tidy(spool: Spool) -> None:
             record.remove()
     if (place := spool.root / _PLACE).is_dir() and not os.listdir(place):  # noqa: PTH208 - only whether there is any
         place.rmdir()
+
+
+@contextmanager
+def alone(spool: Spool) -> Iterator[None]:
+    """Hold the spool's lock and clear what killed workers left; two sweeps at once would measure each other.
+
+    Raises:
+        UserError: somebody else holds it, or it cannot be opened.
+    """
+    lock = FileLock(spool.root / "sweep.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"another sweep is running on this machine (lock {lock.lock_file}); wait for it, or set SLIM_HOME to another directory"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        raise UserError(
+            f"lock {lock.lock_file} cannot be opened ({' '.join(str(error).split())}); remove it, or set SLIM_HOME to a directory of your own"
+        ) from None
+    try:
+        spool.sweep_drafts()
+        tidy(spool)
+        yield
+    finally:
+        lock.release()
 
 
 def _plain(planned: PlannedConfiguration) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """What a person sees while something runs."""
 
+import errno
 import io
+import os
 
 import pytest
 from rich.console import Console
@@ -19,6 +21,11 @@ RUNNING = Event(
     left_s=2400.0,
     step_left_s=200.0,
 )
+
+
+@pytest.fixture(autouse=True)
+def _able(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
 
 
 def shown(event: Event, terminal: bool = False) -> str:
@@ -51,3 +58,57 @@ def test_a_bar_says_the_same() -> None:
 )
 def test_what_is_not_known_is_not_shown(progress: Progress, line: str) -> None:
     assert shown(Event("progress", "c", "evaluate", progress, total=1)).rstrip().endswith(line)
+
+
+class Broken(io.StringIO):
+    """A file that takes nothing any more, once told so."""
+
+    error: Exception | None = None
+
+    def write(self, text: str) -> int:
+        if self.error is not None:
+            raise self.error
+        return super().write(text)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.EIO, os.strerror(errno.EIO)),
+        UnicodeEncodeError("ascii", "\N{EM DASH}", 0, 1, "ordinal not in range"),
+    ],
+    ids=["full", "gone", "encoding"],
+)
+@pytest.mark.parametrize("terminal", [False, True], ids=["lines", "bars"])
+def test_a_sweep_goes_on_when_nothing_can_be_shown(error: Exception, terminal: bool) -> None:
+    file = Broken()
+    with Watcher(Console(file=file, force_terminal=terminal, width=200, color_system=None)) as watcher:
+        watcher(Event("note", "", message="first"))
+        file.error = error
+        for _ in range(2):
+            watcher(Event("configuration", "m/bf16@vllm", message="finished", done=1, total=6))
+        watcher(RUNNING)
+    assert "first" in file.getvalue()
+
+
+def test_a_full_disk_is_told_of_by_lines_once_it_has_room() -> None:
+    file = Broken()
+    with Watcher(Console(file=file, width=200, color_system=None)) as watcher:
+        file.error = OSError(errno.ENOSPC, "no space")
+        watcher(Event("note", "", message="first"))
+        file.error = None
+        watcher(Event("note", "", message="second"))
+    assert "second" in file.getvalue()
+
+
+@pytest.mark.parametrize(("term", "encoding"), [("dumb", "utf-8"), ("xterm", "ascii"), ("xterm", "latin-1")])
+def test_a_terminal_that_cannot_draw_bars_gets_lines(term: str, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", term)
+    written = io.BytesIO()
+    file = io.TextIOWrapper(written, encoding=encoding)
+    with Watcher(Console(file=file, force_terminal=True, width=200, color_system=None)) as watcher:
+        watcher._last_s = float("-inf")
+        watcher(RUNNING)
+        file.flush()
+    assert "mmlu (1 of 3) 12000/56168 requests, 3m20s left" in written.getvalue().decode()

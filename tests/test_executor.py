@@ -2,11 +2,14 @@
 
 import json
 import os
+import signal
 import stat
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from slim.errors import Reason, StageError
@@ -32,7 +35,14 @@ print("last words", flush=True)
 """
 
 
-def run(tmp_path: Path, script: str, *, orders: bool = True, limit_s: float = 60.0) -> tuple[Failure | None, list[Progress]]:
+def run(
+    tmp_path: Path,
+    script: str,
+    *,
+    orders: bool = True,
+    limit_s: float = 60.0,
+    on_told: Callable[[], object] = lambda: None,
+) -> tuple[Failure | None, list[Progress]]:
     """Run a job whose worker is a script; return how its one stage failed, and what was told on the way."""
     body, program = tmp_path / "worker.py", tmp_path / "python"
     body.write_text(PRELUDE + script)
@@ -40,7 +50,9 @@ def run(tmp_path: Path, script: str, *, orders: bool = True, limit_s: float = 60
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     spool, told = Spool(tmp_path / "spool"), list[Progress]()
     job = Job(SOURCE, "bf16", 1, spool.root, (StageOrder("profile", KEY, {}),) if orders else (), "vllm")
-    outcome = LocalExecutor(spool).run(job, str(program), {"profile": limit_s}, lambda _, progress: told.append(progress))
+    outcome = LocalExecutor(spool).run(
+        job, str(program), {"profile": limit_s}, lambda _, progress: (told.append(progress), on_told())
+    )
     return (outcome.results[0].result.failure if orders else None), told
 
 
@@ -91,6 +103,49 @@ def test_a_worker_that_hangs_before_it_says_anything_is_stopped(tmp_path: Path) 
     assert failure is not None
     assert failure.reason is Reason.TIMEOUT
     assert time.monotonic() - start < 300
+
+
+def test_an_interrupt_while_a_worker_is_stopped_leaves_neither_processes_nor_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APP_PASSWORD", "hunter2hunter2")
+    children = tmp_path / "children"
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    stubborn = f"""
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("password is", os.environ["APP_PASSWORD"], flush=True)
+child = os.fork()
+if child == 0:
+    time.sleep(60)
+Path({str(children)!r}).write_text(f"{{os.getpid()}} {{child}}")
+(job / "progress.jsonl").write_text({TOLD!r} + chr(10))
+time.sleep(60)
+"""
+    before = signal.signal(signal.SIGALRM, interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            # The first one comes with the worker's first words, the second while it does not end.
+            run(tmp_path, stubborn, on_told=lambda: (signal.setitimer(signal.ITIMER_REAL, 0.5), interrupted()))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    until_s = time.monotonic() + 10.0
+    pids = [int(pid) for pid in children.read_text().split()]
+    while any(map(_runs, pids)) and time.monotonic() < until_s:
+        time.sleep(0.05)
+    assert not any(map(_runs, pids))
+    (log,) = (tmp_path / "spool").glob("jobs/*/worker.log")
+    assert "password is ***" in log.read_text()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_what_an_earlier_attempt_left_is_not_taken_for_this_ones(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from slim.errors import Reason
-from slim.jobs import Job, Spool, StageOrder
+from slim.jobs import Job, Spool, StageOrder, clean, new_job_dir
 from slim.records import Against, Dataset, Failure, ModelSource, StageResult
 
 SOURCE = ModelSource("org/model", "hub", "abc", "hub:abc", "model", None)
@@ -76,8 +76,24 @@ def test_drafts_of_killed_workers_are_swept_and_results_stay(tmp_path: Path) -> 
     with spool.writing(RESULT.key) as draft:
         draft.finish(RESULT)
     (tmp_path / ".abandoned" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "shared-0123").write_text("by which nodes see this disk")
     spool.sweep_drafts()
     assert [p.name for p in tmp_path.iterdir()] == [RESULT.key]
+
+
+def test_secrets_in_the_log_of_a_killed_driver_are_taken_out_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APP_PASSWORD", "hunter2hunter2")
+    spool = Spool(tmp_path)
+    killed, ended = new_job_dir(spool), new_job_dir(spool)
+    clean(ended)
+    for job_dir in (killed, ended):
+        (job_dir / "worker.log").write_text("password is hunter2hunter2")
+    spool.sweep_drafts()
+    assert (killed / "worker.log").read_text() == "password is ***"
+    # What was cleaned when its worker ended is not read again at every start.
+    assert (ended / "worker.log").read_text() == "password is hunter2hunter2"
 
 
 def test_a_second_result_of_the_same_key_replaces_the_first(tmp_path: Path) -> None:

@@ -180,6 +180,8 @@ def test_a_hub_id_becomes_a_commit(hub: type[Hub]) -> None:
     hub.answer = info()
     source = models.resolve(ModelEntry(id="Org/Some-Model", revision="v1"))
     assert (source.kind, source.revision, source.fingerprint) == ("hub", COMMIT, f"hub:{COMMIT}")
+    with_code = models.resolve(ModelEntry(id=source.reference, trust_remote_code=True))
+    assert (with_code.revision, with_code.fingerprint) == (COMMIT, f"hub:{COMMIT}+code")
     assert (source.short_name, source.path) == ("some-model", None)
     assert models.materialized(source) is None
 

@@ -12,6 +12,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from slim import checkpoint as checkpoints
@@ -132,6 +133,23 @@ def test_a_checkpoint_that_is_gone_is_not_reused(store: Store, tmp_path: Path, t
     )
     shutil.rmtree(store.checkpoint_path(run, tmp_path))
     assert store.find_finished("quantize", "q1") is None
+    store.client.delete_logged_model(run.model_ids[0])
+    assert store.find_finished("quantize", "q1") is None
+
+
+@pytest.mark.parametrize("error", [MlflowException("Max retries exceeded"), LookupError("Unable to locate credentials")])
+def test_a_checkpoint_that_cannot_be_looked_up_is_not_taken_for_gone(
+    store: Store, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    waiting = spooled(Spool(tmp_path / "spool"), "quantize", "q1", checkpoint=made_checkpoint(tmp_path, tiny_model))
+    store.log_stage(waiting, name=NAME, parent=None, params=PARAMS, tags={})
+
+    def away(_: str) -> None:
+        raise error
+
+    monkeypatch.setattr(store.client, "get_logged_model", away)
+    with pytest.raises(StoreError, match=f"looking up checkpoint .* failed: {error}"):
+        store.find_finished("quantize", "q1")
 
 
 def test_a_failure_is_a_typed_result(store: Store, tmp_path: Path) -> None:
@@ -201,6 +219,84 @@ def test_a_run_of_a_process_that_is_gone_is_abandoned(store: Store) -> None:
     assert [r.run_id for r in store.abandoned()] == [killed]
 
 
+def test_a_start_that_is_read_a_moment_off_is_the_same_process(store: Store) -> None:
+    run_id = store.begin("sweep", "alive")
+    store.log(run_id, tags={TAG.PID: f"{os.getppid()}:{int(psutil.Process(os.getppid()).create_time()) - 1}"})
+    assert store.abandoned() == []
+
+
+@pytest.mark.parametrize("namespace", ["a-boot/pid:[1]", None], ids=["another container's", "of an earlier version"])
+def test_the_pid_of_another_namespace_on_a_host_of_the_same_name_says_nothing(store: Store, namespace: str | None) -> None:
+    fresh, stale = store.begin("sweep", "fresh"), store.begin("sweep", "stale")
+    for run_id in (fresh, stale):
+        # Of no process here, and of one that lives here.
+        store.log(run_id, tags={TAG.PID: "4194304:1" if run_id == fresh else store.get(run_id).tags[TAG.PID]})
+        if namespace is None:
+            store.untag(run_id, [TAG.PID_NAMESPACE])
+        else:
+            store.log(run_id, tags={TAG.PID_NAMESPACE: namespace})
+    store.log(stale, tags={TAG.HEARTBEAT: str(int(time.time()) - 3600)})
+    assert [r.run_id for r in store.abandoned()] == [stale]
+    assert store.own_leftovers(()) == []
+
+
+def test_a_process_that_may_not_be_looked_at_is_told_by_its_heartbeat(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh, stale = store.begin("sweep", "fresh"), store.begin("sweep", "stale")
+    store.log(stale, tags={TAG.HEARTBEAT: str(int(time.time()) - 3600)})
+
+    def hidden(_: int) -> psutil.Process:
+        raise psutil.AccessDenied
+
+    monkeypatch.setattr(psutil, "Process", hidden)
+    assert [r.run_id for r in store.abandoned()] == [stale]
+    assert {r.run_id for r in store.own_leftovers(())} == {fresh, stale}
+
+
+def is_beaten(store: Store, run_id: str) -> bool:
+    """Whether a run gets a heartbeat within some seconds."""
+    store.log(run_id, tags={TAG.HEARTBEAT: "0"})
+    until_s = time.monotonic() + 10.0
+    while store.get(run_id).tags[TAG.HEARTBEAT] == "0" and time.monotonic() < until_s:
+        time.sleep(0.02)
+    return store.get(run_id).tags[TAG.HEARTBEAT] != "0"
+
+
+def test_a_run_shows_signs_of_life_while_its_files_are_sent(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slim.store.liveness.BEAT_S", 0.02)
+    beaten = []
+
+    def sending(run_id: str, *_: object) -> None:
+        beaten.append(is_beaten(store, run_id))
+
+    monkeypatch.setattr(store, "log_artifacts", sending)
+    run = store.log_stage(spooled(Spool(tmp_path / "spool"), "profile", "p1"), name=NAME, parent=None, params=PARAMS, tags={})
+    assert beaten == [True]
+    ended = store.get(run.run_id).tags[TAG.HEARTBEAT]
+    time.sleep(1.2)
+    assert store.get(run.run_id).tags[TAG.HEARTBEAT] == ended
+
+
+def test_a_run_that_is_gone_keeps_no_other_from_its_heartbeat(store: Store) -> None:
+    gone, there = store.begin("sweep", "gone"), store.begin("sweep", "there")
+    store.client.delete_run(gone)
+    store.log(there, tags={TAG.HEARTBEAT: "0"})
+    store.heartbeat([gone, there])
+    assert store.get(there).tags[TAG.HEARTBEAT] != "0"
+
+
+def test_what_ends_well_has_no_failure_that_another_machine_wrote(store: Store) -> None:
+    run_id = store.begin("configuration", NAME)
+    run = store.get(run_id)
+    store.give_up(run, "whoever worked on it is gone")
+    assert store.get(run_id).tags[TAG.FAILURE] == "interrupted"
+    store.finish(run_id)
+    run = store.get(run_id)
+    assert run.status == "FINISHED"
+    assert not {TAG.FAILURE, TAG.FAILURE_MESSAGE} & set(run.tags)
+
+
 def test_an_interrupted_configuration_is_gone_on_with(store: Store) -> None:
     first, second = store.begin("sweep", "first"), store.begin("sweep", "second")
     run_id = store.begin("configuration", NAME, parent=first, tags={TAG.KEY: "c1"})
@@ -256,6 +352,10 @@ def test_a_file_of_a_run_is_read_where_it_lies(store: Store, tmp_path: Path) -> 
 def test_a_run_that_is_not_there_is_told_from_a_store_that_is_away(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotStoredError, match=f"there is no run {'0' * 32}"):
         store.get("0" * 32)
+    deleted = store.begin("sweep", "deleted")
+    store.client.delete_run(deleted)
+    with pytest.raises(NotStoredError, match=f"run {deleted} was deleted"):
+        store.get(deleted)
 
     def away(_: str) -> None:
         raise OSError("no route to host")
@@ -264,6 +364,13 @@ def test_a_run_that_is_not_there_is_told_from_a_store_that_is_away(store: Store,
     with pytest.raises(StoreError, match="no route to host") as caught:
         store.get("0" * 32)
     assert not isinstance(caught.value, NotStoredError)
+
+
+def test_a_user_without_a_name_begins_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert store.get(store.begin("sweep", "demo")).tags["mlflow.user"] == "54321"
 
 
 def test_a_tag_is_removed(store: Store) -> None:

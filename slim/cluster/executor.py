@@ -1,6 +1,7 @@
 """Runs jobs as Ray tasks. What a task does on its node is `slim.cluster.task`; here it is asked for, listened to and, when its
 node is lost, asked for again."""
 
+import contextlib
 import os
 import secrets
 import socket
@@ -11,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from slim.cluster import connection
+from slim.cluster import connection, leftovers
 from slim.cluster.nodes import HOST, Needs, Room, needs
 from slim.cluster.task import Arrived, Coming, Ended, Mark, Message, Order, Placed, Reported, work
 from slim.cluster.transfer import Chunk, Receiver, Shelf
@@ -25,6 +26,8 @@ from slim.provenance import Hardware
 from slim.records import Failure, Progress
 
 _LOOK_S = 0.2
+_CLEAR_S = 10.0
+"""That nodes may take to remove what a sweep left on them."""
 _AHEAD = 8
 """Messages that a node may be ahead of what was read: so many chunks lie in memory at most."""
 
@@ -70,9 +73,28 @@ class RayExecutor:
         self._options = connection.shipped()
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Leave nothing behind, neither here nor on the nodes."""
         self.stop()
         self._mark.path.unlink(missing_ok=True)
+        leftovers.remove(self._sweep)
+        # A node that is lost or busy removes it by age.
+        with contextlib.suppress(Exception):
+            self._clear_nodes()
+
+    def _clear_nodes(self) -> None:
+        """Remove what lies on the other nodes."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        own = ray.get_runtime_context().get_node_id()
+        others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != own]
+        remove = ray.remote(num_cpus=0, max_retries=0)(leftovers.remove)
+        asked = []
+        for node in others:
+            there = NodeAffinitySchedulingStrategy(node, soft=False)
+            asked.append(remove.options(scheduling_strategy=there, **self._options).remote(self._sweep))
+        if asked:
+            ray.wait(asked, num_returns=len(asked), timeout=_CLEAR_S)
 
     def withdraw(self) -> None:
         """See `slim.overlapping.Overlapping`."""
@@ -88,7 +110,6 @@ class RayExecutor:
         interpreter: str | None,
         timeouts_s: Mapping[str, float],
         on_progress: Callable[[str, Progress], None],
-        on_tick: Callable[[], None] = lambda: None,
     ) -> Outcome:
         """See `slim.executor.LocalExecutor`.
 
@@ -118,7 +139,7 @@ class RayExecutor:
         lost = 0
         while True:
             try:
-                ended = self._attempt(order, on_progress, on_tick)
+                ended = self._attempt(order, on_progress)
                 break
             except _LostError as error:
                 lost += 1
@@ -144,7 +165,7 @@ class RayExecutor:
         failure = ended.failure or Failure(Reason.INTERNAL, "the node ended the work without a result")
         return Outcome(tuple(result_of(self._spool, order, failure, ended.wall_s) for order in job.orders), ended.wall_s)
 
-    def _attempt(self, order: Order, on_progress: Callable[[str, Progress], None], on_tick: Callable[[], None]) -> Ended:
+    def _attempt(self, order: Order, on_progress: Callable[[str, Progress], None]) -> Ended:
         """Have the order done once.
 
         Raises:
@@ -157,7 +178,6 @@ class RayExecutor:
         generator = self._remote(order)
         try:
             for message in self._messages(generator, order):
-                on_tick()
                 taking.take(message)
         except (ray.exceptions.RayError, ValueError) as error:
             taking.ended = _ended_by(error)

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from slim import checkpoint as checkpoints
-from slim.cluster import cores, transfer
+from slim.cluster import cores, leftovers, transfer
 from slim.cluster.transfer import Chunk, Listing, ReadAt
 from slim.cooling import Cooling
 from slim.device import NvmlDevice
 from slim.errors import Reason, StageError
 from slim.executor import LocalExecutor
-from slim.files import home
 from slim.jobs import Job, Spool, Spooled
 from slim.provenance import Hardware, cpu_name, gpu_hardware
 from slim.records import Failure, Progress, StageResult
@@ -165,7 +164,9 @@ def work(order: Order, gpu_ids: list[str], gpus_of_host: int, read: ReadAt) -> I
     shared = order.mark.is_here()
     if shared:
         os.environ["SLIM_HOME"] = str(order.mark.home)
-    spool = Spool(order.job.spool) if shared else Spool(home() / "cluster" / order.sweep)
+    if not shared:
+        leftovers.prune(order.sweep)
+    spool = Spool(order.job.spool if shared else leftovers.spool_of(order.sweep))
     try:
         job = replace(order.job, spool=spool.root) if shared else _localized(order, spool, read)
     except (StageError, OSError, ValueError) as error:
@@ -174,7 +175,7 @@ def work(order: Order, gpu_ids: list[str], gpus_of_host: int, read: ReadAt) -> I
         yield Ended(0.0, Failure(reason, f"what the worker needs could not be brought to {placed.node}: {error}"))
         return
     if order.cooldown_s:
-        _cool(home() / "cluster" / f"cooling-{order.sweep}.json", gpu_ids, order.cooldown_s)
+        _cool(order.sweep, gpu_ids, order.cooldown_s)
     ended: Ended | None = None
     results: tuple[Spooled, ...] = ()
     for message in _watched(job, order, spool, pinned):
@@ -218,7 +219,7 @@ def _watched(
                 # Ray's processes stand back behind all others; the worker must not. A node's owner may forbid it.
                 os.setpriority(os.PRIO_PROCESS, 0, 0)
             outcome = LocalExecutor(spool).run(
-                job, order.interpreter, order.timeouts_s, lambda stage, p: told.put(Reported(stage, p)), lambda: None
+                job, order.interpreter, order.timeouts_s, lambda stage, p: told.put(Reported(stage, p))
             )
             told.put((Ended(outcome.wall_s), outcome.results))
         except StageError as error:
@@ -278,12 +279,12 @@ def _localized(order: Order, spool: Spool, read: ReadAt) -> Job:
     )
 
 
-def _cool(memory: Path, gpu_ids: list[str], limit_s: float) -> None:
+def _cool(sweep: str, gpu_ids: list[str], limit_s: float) -> None:
     """Wait until these GPUs are as cool as before the sweep's first measurement on them, which is remembered in a file."""
     device = NvmlDevice.open(",".join(gpu_ids)) if gpu_ids else None
     if device is None:
         return
-    target = memory.with_name(f"{memory.stem}-{'-'.join(uuid[-8:] for uuid in device.uuids)}.json")
+    target = leftovers.cooling_of(sweep, "-".join(uuid[-8:] for uuid in device.uuids))
     try:
         first = int(json.loads(target.read_text(encoding="utf-8")))
     except (OSError, ValueError):

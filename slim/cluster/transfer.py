@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from slim.cluster import leftovers
 from slim.errors import Reason, StageError
-from slim.files import home, written_aside
+from slim.files import written_aside
 from slim.jobs import Spool
 
 CHUNK_BYTES = 8 << 20
@@ -149,10 +150,12 @@ def fetch(wanted: Listing, read: ReadAt) -> Path:
             return own
     except OSError:
         pass
-    target = home() / "fetched" / wanted.digest
+    target = leftovers.fetched(wanted.digest)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(f"{target.name}.lock")):
-        if not target.is_dir():
+    with FileLock(leftovers.lock_of(target)):
+        if target.is_dir():
+            target.touch()
+        else:
             with written_aside(target) as aside:
                 for name, size, _ in wanted.files:
                     file = _below(aside, name)

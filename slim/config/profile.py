@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from slim.config.section import Name, Positive, Seconds, Section
+from slim.config.section import Name, Place, Positive, Seconds, Section
 
 
 class WarmupConfig(Section):
@@ -56,11 +56,11 @@ class PromptsConfig(Section):
         data_dir: local mirror of Hub data sets, laid out ``<organisation>/<name>``.
     """
 
-    source: Name = "python-docs"
+    source: Place = "python-docs"
     subset: Name | None = None
     split: Name = "train"
     rows: Positive = 2000
-    data_dir: Name | None = None
+    data_dir: Place | None = None
 
 
 class BatchConfig(Section):

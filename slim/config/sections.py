@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from slim import precisions
-from slim.config.section import Name, Positive, Seconds, Section, Text, default
+from slim.config.section import Name, Place, Positive, Seconds, Section, Text, default
 
 _FIDELITY_TOKEN_BYTES = 128
 """Of a token of the text: a few most likely next tokens with their logits, and what is kept of the others together."""
@@ -56,7 +56,7 @@ class QuantizeConfig(Section):
         ignore: layers left in 16 bit (names or ``re:`` patterns, as compressed-tensors has them).
     """
 
-    calibration: Name = "HuggingFaceH4/ultrachat_200k"
+    calibration: Place = "HuggingFaceH4/ultrachat_200k"
     calibration_split: Name = "train_sft"
     samples: Positive = 512
     max_tokens: Positive = 2048
@@ -119,8 +119,8 @@ class EvaluateConfig(Section):
     limit: Positive | None = None
     apply_chat_template: bool = False
     system_prompt: Text | None = None
-    data_dir: Name | None = None
-    perplexity_text: Name | None = "python-docs"
+    data_dir: Place | None = None
+    perplexity_text: Place | None = "python-docs"
     perplexity_tokens: _TextTokens = 8192
     fidelity_tokens: _TextTokens | None = 1024
     fidelity_max_mib: Positive = 64
@@ -216,8 +216,8 @@ class InterpretersConfig(Section):
         measure: needs the engines and the harness.
     """
 
-    quantize: Name | None = None
-    measure: Name | None = None
+    quantize: Place | None = None
+    measure: Place | None = None
 
 
 class TimeoutsConfig(Section):

@@ -15,6 +15,7 @@ from mlflow.utils.uri import is_local_uri
 from slim import files, precisions
 from slim.checkpoint import MANIFEST
 from slim.store import flavour
+from slim.store.connection import translated
 
 
 def write(client: Any, experiment_id: str, run_id: str, source: Path, *, name: str, params: Mapping[str, Any], key: str) -> str:
@@ -63,16 +64,23 @@ def write(client: Any, experiment_id: str, run_id: str, source: Path, *, name: s
 
 
 def exists(client: Any, model_id: str) -> bool:
-    """Whether the files of a LoggedModel are there."""
-    try:
-        model = client.get_logged_model(model_id)
-        if str(model.status) != str(LoggedModelStatus.READY):
-            return False
-        if (local := local_directory(model.artifact_location)) is not None:
-            return (local / MANIFEST).exists()
-        return any(file.path == MANIFEST for file in client.list_logged_model_artifacts(model_id))
-    except MlflowException:
-        return False
+    """Whether the files of a LoggedModel are there.
+
+    Raises:
+        StoreError: nobody can say: the store or its artifacts do not answer.
+    """
+    with translated(f"looking up checkpoint {model_id}"):
+        try:
+            model = client.get_logged_model(model_id)
+            if str(model.status) != str(LoggedModelStatus.READY):
+                return False
+            if (local := local_directory(model.artifact_location)) is not None:
+                return (local / MANIFEST).exists()
+            return any(file.path == MANIFEST for file in client.list_logged_model_artifacts(model_id))
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
 
 
 def local_path(client: Any, model_id: str, cache: Path) -> Path:

@@ -34,6 +34,7 @@ class TAG:
     PLACEMENT = "slim.placement"
     HOST = "slim.host"
     PID = "slim.pid"
+    PID_NAMESPACE = "slim.pid_namespace"
     HEARTBEAT = "slim.heartbeat"
     COMMIT = "slim.commit"
     PUBLISHED = "slim.published"

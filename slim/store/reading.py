@@ -178,19 +178,27 @@ class Reader:
         """Return one run.
 
         Raises:
-            NotStoredError: there is none.
+            NotStoredError: there is none, or it was deleted.
             StoreError: the store is away.
         """
         with translated(f"reading run {run_id}"):
             try:
-                return stored(self.client.get_run(run_id))
+                run = self.client.get_run(run_id)
             except MlflowException as error:
                 if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                     raise NotStoredError(f"tracking store: there is no run {run_id}") from error
                 raise
+            if run.info.lifecycle_stage != "active":
+                # MLflow shows it until it is purged, and takes nothing for it.
+                raise NotStoredError(f"tracking store: run {run_id} was deleted")
+            return stored(run)
 
     def find_finished(self, kind: Kind, key: str) -> StoredRun | None:
-        """Return the newest finished run of that kind and key whose checkpoint, if it made one, is still there."""
+        """Return the newest finished run of that kind and key whose checkpoint, if it made one, is still there.
+
+        Raises:
+            StoreError: the store is away, or whatever keeps the checkpoint.
+        """
         query = f"tags.`{TAG.KIND}` = '{kind}' and tags.`{TAG.KEY}` = '{key}' and attributes.status = 'FINISHED'"
         query += f" and tags.`{TAG.SCHEMA}` = '{SCHEMA}'"
         for run in self.search(query, limit=5):
@@ -204,7 +212,11 @@ class Reader:
         return self.search(query + (f" and tags.`{TAG.PARENT}` = '{sweep_run}'" if sweep_run else ""))
 
     def has_checkpoint(self, run: StoredRun) -> bool:
-        """Whether the checkpoint that a quantize run wrote is still there."""
+        """Whether the checkpoint that a quantize run wrote is still there.
+
+        Raises:
+            StoreError: as `find_finished`.
+        """
         return bool(run.model_ids) and checkpoints.exists(self.client, run.model_ids[0])
 
     def checkpoint_path(self, run: StoredRun, cache: Path) -> Path:

@@ -1,7 +1,7 @@
 """Runs as wholes: written from a result, given up, taken over. One process writes a run."""
 
 import contextlib
-import socket
+import threading
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -113,8 +113,10 @@ class Store(Writer):
     def _whole(self, run_id: str, keep: bool) -> Iterator[None]:
         """Remove a run that could not be written whole, as far as the store still answers, so that nothing half-written is left."""
         try:
-            yield
+            with self.beating():
+                yield
         except BaseException:
+            self._at_work.discard(run_id)
             # The first error is the one to report, and the store may be away; then `own_leftovers` finds it later.
             with contextlib.suppress(Exception):
                 self._remove_models(run_id)
@@ -144,13 +146,36 @@ class Store(Writer):
 
     # Who works on what
 
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Say all through the block that this process works on the runs that it began or took over and did not end.
+
+        A thread of its own does: a file may take longer to send or to fetch than a run without a sign of life counts as alive, and a
+        store that is slow or away keeps nobody from the work. A block inside another adds nothing.
+        """
+        if self._beating:
+            yield
+            return
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(liveness.BEAT_S):
+                self.heartbeat(tuple(self._at_work))
+
+        self._beating = True
+        threading.Thread(target=beat, name="slim-heartbeat", daemon=True).start()
+        try:
+            yield
+        finally:
+            self._beating = False
+            over.set()
+
     def heartbeat(self, run_ids: Iterable[str]) -> None:
-        """Say that this process still works on these runs; a store that is away is not an error here."""
+        """Say that this process still works on these runs; one that is gone and a store that is away are no errors here."""
         for run_id in run_ids:
-            try:
+            # The work matters more, and the next beat may pass.
+            with contextlib.suppress(Exception):
                 self.client.set_tag(run_id, TAG.HEARTBEAT, liveness.beat())
-            except Exception:  # noqa: BLE001 - the work matters more, and the next beat may pass
-                return
 
     def abandoned(self) -> list[StoredRun]:
         """Return runs that still say RUNNING although whoever worked on them is gone."""
@@ -166,9 +191,8 @@ class Store(Writer):
         Args:
             known: ids of the runs that it works on.
         """
-        own = liveness.tags()[TAG.PID]
-        query = f"attributes.status = 'RUNNING' and tags.`{TAG.PID}` = '{own}' and tags.`{TAG.HOST}` = '{socket.gethostname()}'"
-        return [run for run in self.search(query) if run.run_id not in known]
+        query = f"attributes.status = 'RUNNING' and tags.`{TAG.PID}` = '{liveness.tags()[TAG.PID]}'"
+        return [run for run in self.search(query) if liveness.is_own(run) and run.run_id not in known]
 
     def find_interrupted(self, kind: Kind, key: str) -> StoredRun | None:
         """Return the newest run of that kind and key that was cut off: abandoned, or ended as interrupted."""
@@ -199,6 +223,7 @@ class Store(Writer):
             for tag in (TAG.FAILURE, TAG.FAILURE_MESSAGE, TAG.NOTE):
                 if tag in run.tags:
                     self.client.delete_tag(run.run_id, tag)
+        self._at_work.add(run.run_id)
         missing = {k: v for k, v in (params or {}).items() if k not in run.params}
         self.log(run.run_id, params=missing, tags={**liveness.tags(), TAG.PARENT: parent})
         return True

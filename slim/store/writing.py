@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping
 from math import nan
@@ -25,7 +26,13 @@ _NOTE_CHARS = 4000
 
 
 class Writer(Reader):
-    """An experiment of a tracking store, to read and to write one thing after the other."""
+    """An experiment of a tracking store, to read and to write one thing after the other; arguments as `Reader`."""
+
+    def __init__(self, tracking_uri: str, experiment: str, client: Any, experiment_id: str | None) -> None:
+        super().__init__(tracking_uri, experiment, client, experiment_id)
+        self._beating = False
+        self._at_work: set[str] = set()
+        """Runs that this process began or took over and did not end."""
 
     def begin(
         self,
@@ -73,6 +80,7 @@ class Writer(Reader):
                 run_id = str(
                     self.client.create_run(self.experiment_id, start_time=started, tags=everything, run_name=name).info.run_id
                 )
+            self._at_work.add(run_id)
             self.log(run_id, params=params)
             if joined is not None and run_id != joined.info.run_id:
                 note = f"The {kind} is run {run_id} of experiment {self.experiment}."
@@ -147,6 +155,8 @@ class Writer(Reader):
     ) -> None:
         """End a run: FINISHED, or FAILED with a typed reason; ``interrupted`` ends it as KILLED.
 
+        One that ends well loses the reason that another machine wrote when it took the run for abandoned.
+
         Args:
             run_id: the run.
             failure: reason; None ends it well.
@@ -163,9 +173,13 @@ class Writer(Reader):
                     **({TAG.NOTE: note[:_NOTE_CHARS]} if note else {}),
                 },
             )
+        else:
+            known = self.get(run_id).tags
+            self.untag(run_id, [tag for tag in (TAG.FAILURE, TAG.FAILURE_MESSAGE) if tag in known])
         status = "FINISHED" if not failure else "KILLED" if failure == "interrupted" else "FAILED"
         with translated(f"ending run {run_id}"):
             self.client.set_terminated(run_id, status, None if end_unix_s is None else int(1000 * end_unix_s))
+        self._at_work.discard(run_id)
 
     def fail(self, run_id: str, failure: Failure, end_unix_s: float | None = None) -> None:
         """End a run with a failure: reason and message as tags; as description also what to do about it, and the log's end."""
@@ -197,11 +211,19 @@ def _context_tags() -> dict[str, str]:
     """What MLflow's UI shows about where a run came from."""
     commit = provenance.commit()
     return {
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": _user(),
         "mlflow.source.type": "PROJECT",
         "mlflow.source.name": "slim",
         **({"mlflow.source.git.commit": commit.removesuffix("-dirty"), TAG.COMMIT: commit} if commit else {}),
     }
+
+
+def _user() -> str:
+    """The user's name; the number of one without an entry in the password database, as containers have."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _text(value: Any) -> str:

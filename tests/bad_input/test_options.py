@@ -57,6 +57,7 @@ CASES: list[tuple[str, list[str], list[str]]] = [
     ("sweep", [*SWEEP, "--set", "seed=1; seed=2"], ["seed is set to 1 and to 2"]),
     ("sweep", [*SWEEP, "--set", "seed=1", "--set", "profile.requests=-5"], ["profile.requests", "-5"]),
     ("sweep", [*SWEEP, "--data-dir", "/no/such/mirror"], ["/no/such/mirror"]),
+    ("sweep", ["--flush", "--dry-run"], ["--flush", "--dry-run"]),
     ("sweep", [*SWEEP, "--measure-python", "/no/python"], ["/no/python"]),
     ("sweep", [*SWEEP, "--tracking-uri", "sqlite:////no/such/dir/mlflow.db"], ["/no/such/dir"]),
     ("sweep", [*SWEEP, "--tracking-uri", "file:///tmp/mlruns"], ["file:///tmp/mlruns", "allowed"]),

@@ -1,6 +1,7 @@
 """Sweeps on a Ray cluster of three nodes on this machine: GPUs are Ray's invention, workers sleep, the store is real."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 
 from benchmarks import stand_in
-from slim import api
+from slim import api, provenance
 from slim.cluster import connection
+from slim.cluster.executor import RayExecutor
 from slim.config import SweepConfig
+from slim.jobs import Spool
 from slim.outcomes import Event
 
 pytestmark = pytest.mark.slow
@@ -19,13 +22,14 @@ SLEEPS = {"quantize": 0.6, "profile": 0.8, "evaluate": 0.6}
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A node without GPUs, where the sweep runs, and two with two."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A node without GPUs, where the sweep runs, and two with two; the nodes have a place of their own for what they keep."""
     with pytest.MonkeyPatch.context() as patched:
         for name, value in {
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "SLIM_HOME": str(tmp_path_factory.mktemp("nodes")),
         }.items():
             patched.setenv(name, value)
         import ray
@@ -34,6 +38,7 @@ def cluster() -> Iterator[Any]:
         made = patiently(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}))
         made.nodes = [patiently(lambda: made.add_node(num_cpus=4, num_gpus=2, resources={"slim_host": 1})) for _ in range(2)]
         ray.init(address=made.address, log_to_driver=False, configure_logging=False, logging_level="ERROR")
+        made.home = Path(os.environ["SLIM_HOME"])
         yield made
         ray.shutdown()
         made.shutdown()
@@ -190,6 +195,20 @@ def test_what_no_node_can_do_any_more_fails_with_a_reason(cluster: Any, tmp_path
     (failed,) = outcome.configurations
     assert failed.failure is not None
     assert (failed.failure.reason, failed.failure.message) == ("killed", "no node is left that has 64 GPU")
+
+
+def test_a_sweep_leaves_nothing_on_the_nodes(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIM_HOME", str(tmp_path / "home"))
+    config = Sweep(tmp_path, 1, ["bf16@transformers"], SLEEPS).config
+    spool = Spool(tmp_path / "home" / "spool")
+    executor = RayExecutor(config, spool, connection.rooms(), provenance.cpu_hardware(), print)
+    kept = cluster.home / "cluster" / "another sweep" / "jobs"
+    for directory in (cluster.home / "cluster" / executor._sweep / "jobs", kept):
+        directory.mkdir(parents=True)
+        (directory / "worker.log").write_text("words")
+    executor.close()
+    assert [path.name for path in (cluster.home / "cluster").iterdir()] == ["another sweep"]
+    assert list(spool.root.iterdir()) == []
 
 
 def test_the_clusters_own_address_is_looked_at_from_outside(cluster: Any, tmp_path: Path) -> None:
