@@ -72,7 +72,13 @@ def write(study: Study, directory: Path, *, formats: Sequence[str] = FORMATS) ->
     study.selection.left_out.to_csv(directory / "left_out.csv", index=False)
     if study.front is not None:
         _front(study).to_csv(directory / "front.csv")
-        optuna_study.update(study.frame, study.objectives, study.question.constraints, storage=directory / OPTUNA)
+        optuna_study.update(
+            study.frame,
+            study.objectives,
+            study.question.constraints,
+            references=study.selection.references,
+            storage=directory / OPTUNA,
+        )
     (directory / RECOMMENDATIONS).write_text(json.dumps(_plain(to_json(study)), indent=2, allow_nan=False), encoding="utf-8")
     data = report.build(
         named,

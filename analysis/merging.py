@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from analysis.protocol import served, stage_runs, stages
+from analysis.protocol import identity, served, stage_runs, stages
 from slim import aggregate, impact, precisions
 from slim.store import TAG, StoredRun
 
@@ -85,16 +85,22 @@ def merge(runs: Sequence[StoredRun]) -> Merged:
     return Merged(replace(newest, metrics=metrics, tags=tags), tuple(behind), tuple(superseded), changed=True)
 
 
-def against_baselines(merged: Sequence[Merged]) -> list[Merged]:
-    """Return comparable configurations, the impact of each being against the baseline that is among them.
+def against_baselines(merged: Sequence[Merged], references: Sequence[Merged] = ()) -> list[Merged]:
+    """Return comparable configurations, the impact of each being against its baseline.
 
     The baseline is the bf16 (else fp16) configuration of the same model with the same engine and engine options. What the store says
     stays where that is what the store compared with and neither was changed by merging, and where the baseline is not here.
+
+    Args:
+        merged: configurations.
+        references: baselines that are not to be among them, each compared with only where its configuration is not.
     """
+    shown = {identity(one.run): one for one in merged}
+    every = [*merged, *(shown.get(identity(one.run), one) for one in references)]
     baselines: dict[tuple[tuple[str, str], ...], Merged] = {}
     for name in reversed(precisions.BASELINES):
-        baselines |= {served(one.run): one for one in reversed(merged) if one.run.params.get("precision") == name}
-    owner = {run.run_id: one for one in merged for run in (*one.runs, *(r for r, _ in one.superseded))}
+        baselines |= {served(one.run): one for one in reversed(every) if one.run.params.get("precision") == name}
+    owner = {run.run_id: shown.get(identity(one.run), one) for one in [*references, *merged] for run in _behind(one)}
     found = []
     for one in merged:
         run = one.run
@@ -108,6 +114,11 @@ def against_baselines(merged: Sequence[Merged]) -> list[Merged]:
         metrics = kept | impact.impact(baseline.run.metrics, run.metrics)
         found.append(replace(one, run=replace(run, metrics=metrics, tags={**run.tags, TAG.BASELINE: baseline.run.run_id})))
     return found
+
+
+def _behind(one: Merged) -> tuple[StoredRun, ...]:
+    """All runs of a configuration, those whose results do not count included."""
+    return (*one.runs, *(run for run, _ in one.superseded))
 
 
 def _is_same(run: StoredRun, other: StoredRun) -> bool:

@@ -142,7 +142,7 @@ def make(store: Reader, question: Question | None = None, filters: Filters | Non
         raise UserError(_nothing(store, selection))
     objectives = _objectives(frame, question)
     raw: dict[str, Samples] = {}
-    notes = []
+    notes = _judged_against(selection)
     if len(frame) <= _MOST_SAMPLED:
         raw = {str(run_id): samples.read(store, store.get(str(run_id))) for run_id in frame.index}
     else:
@@ -159,7 +159,7 @@ def make(store: Reader, question: Question | None = None, filters: Filters | Non
     else:
         notes.append("Fewer than two objectives were measured, so there is no Pareto front.")
     models = sorted(set(frame["model"].dropna()))
-    each = {model: _recommend(frame[frame["model"] == model], question, filters) for model in models}
+    each = {model: _recommend(frame[frame["model"] == model], selection.references, question, filters) for model in models}
     return Study(
         question=question,
         filters=filters,
@@ -169,7 +169,7 @@ def make(store: Reader, question: Question | None = None, filters: Filters | Non
         objectives=objectives,
         front=front,
         sureness=sureness,
-        recommendations=_recommend(frame, question, filters),
+        recommendations=_recommend(frame, selection.references, question, filters),
         by_model=each if len(models) > 1 else {},
         samples=raw,
         notes=tuple(notes),
@@ -183,14 +183,21 @@ def _objectives(frame: pd.DataFrame, question: Question) -> tuple[str, ...]:
     return tuple(key for key in keys if key is not None)
 
 
-def _recommend(frame: pd.DataFrame, question: Question, filters: Filters) -> tuple[Recommendation, ...]:
+def _judged_against(selection: Selection) -> list[str]:
+    """Say which baselines are not compared themselves, and why."""
+    reasons = dict(zip(selection.left_out["run_id"], selection.left_out["reason"], strict=True))
+    told = [f"{name} ({reasons[run_id]})" for run_id, name in selection.references["configuration"].items()]
+    return [f"Left out, and still the baseline that others are judged against: {', '.join(told)}."] if told else []
+
+
+def _recommend(frame: pd.DataFrame, references: pd.DataFrame, question: Question, filters: Filters) -> tuple[Recommendation, ...]:
     requests = [named(name).demanding(question.constraints) for name in question.deployments]
     # The balanced answer is the one to read first.
     requests.sort(key=lambda one: one.name != "balanced")
     if question.objectives or (question.constraints and not requests):
         own = question.objectives or (ACCURACY, LATENCY, ENERGY, MEMORY)
         requests.insert(0, request(own, question.constraints, name=ASKED, weights=question.weights))
-    return tuple(recommend(frame, one, keep_flagged=filters.flagged) for one in requests)
+    return tuple(recommend(frame, one, references=references, keep_flagged=filters.flagged) for one in requests)
 
 
 def _nothing(store: Reader, selection: Selection) -> str:

@@ -16,6 +16,7 @@ from entrypoints import report as report_entry
 from entrypoints import study as study_entry
 from slim.errors import UserError
 from slim.store import TAG, Store, keep
+from tests.analysis.conftest import logging_to
 
 
 @pytest.fixture(autouse=True)
@@ -152,6 +153,40 @@ def test_an_empty_store_says_what_to_do(store: Store, tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "there is no experiment 'slim'" in result.output
     assert not absent.exists()
+
+
+KEPT = Question(deployments=("latency-critical", "memory-constrained"), draws=10)
+
+
+def test_accuracy_is_kept_though_the_baseline_is_filtered_out_or_flagged(store: Store) -> None:
+    log = logging_to(store)
+    base = log({"accuracy/mean": 0.635, "latency/e2e_mean_ms": 100.0, "memory/required_mib": 1000.0})
+    for precision, accuracy, size in (("gptq-int8", 0.63, 0.6), ("gptq-int4", 0.485, 0.4)):
+        metrics = {"accuracy/mean": accuracy, "latency/e2e_mean_ms": 100 * size, "memory/required_mib": 1000 * size}
+        log(metrics, precision=precision, tags={TAG.BASELINE: base})
+
+    def chosen(filters: Filters) -> list[str | None]:
+        found = study.make(store, KEPT, filters)
+        assert not any(answer.dropped for answer in found.recommendations)
+        return [answer.choice and answer.choice.configuration for answer in found.recommendations]
+
+    assert chosen(Filters()) == ["m/gptq-int8@vllm"] * 2
+    filtered = Filters(precisions=("gptq-int4", "gptq-int8"))
+    assert chosen(filtered) == ["m/gptq-int8@vllm"] * 2
+    assert (
+        "Left out, and still the baseline that others are judged against: m/bf16@vllm (precision bf16)."
+        in study.make(store, KEPT, filtered).notes
+    )
+    store.log(base, tags={TAG.VALIDITY: "throttled"})
+    assert chosen(Filters()) == ["m/gptq-int8@vllm"] * 2
+
+
+def test_without_any_baseline_nothing_can_be_judged_to_keep_its_accuracy(store: Store) -> None:
+    log = logging_to(store)
+    log({"accuracy/mean": 0.4, "latency/e2e_mean_ms": 40.0, "memory/required_mib": 400.0}, precision="gptq-int4")
+    for answer in study.make(store, KEPT).recommendations:
+        assert (answer.choice, answer.nearest) == (None, None)
+        assert answer.left_out[0].reasons == ("it has no baseline",)
 
 
 def test_flagged_measurements_are_left_out_and_this_is_said(filled: Store) -> None:

@@ -195,6 +195,38 @@ def test_impact_is_against_the_baseline_that_is_shown(store: Store, log: Log) ->
     assert select(store).frame.loc[other, "impact/speedup"] == 9.0
 
 
+def test_a_baseline_that_is_left_out_is_a_reference_for_what_it_is_the_baseline_of(store: Store, log: Log) -> None:
+    base = log({ACCURACY: 0.7, E2E: 100.0}, end_unix_s=1e9)
+    int8 = log({ACCURACY: 0.69, E2E: 50.0}, precision="gptq-int8", tags={TAG.BASELINE: base}, end_unix_s=1e9)
+    unnamed = log({ACCURACY: 0.5, E2E: 40.0}, precision="gptq-int4", end_unix_s=1e9)
+    log({ACCURACY: 0.7}, precision="fp16", end_unix_s=1e9)
+    log({ACCURACY: 0.1}, engine_options__max_model_len=8192, end_unix_s=1e9)
+    found = select(store, Filters(precisions=("gptq-int8", "gptq-int4")))
+    assert found.frame["baseline"].to_dict() == {int8: base, unnamed: base}
+    assert found.references[ACCURACY].to_dict() == {base: 0.7}
+    assert reasons(found)[base] == "precision bf16"
+    assert found.frame.loc[unnamed, "impact/speedup"] == 2.5
+    assert select(store).references.empty
+    assert select(store, Filters(since=date(2020, 1, 1))).references.empty
+
+
+def test_only_what_can_be_compared_is_a_reference_and_the_sound_before_the_flagged(store: Store, log: Log) -> None:
+    other = log({ACCURACY: 0.9}, driver_version="590", end_unix_s=4e9)
+    sound = log({ACCURACY: 0.7}, end_unix_s=1e9)
+    flagged = log({ACCURACY: 0.2}, tags={TAG.VALIDITY: "throttled"}, end_unix_s=2e9)
+    log({ACCURACY: 0.1}, failure="engine_crash", end_unix_s=3e9)
+    int8 = log({ACCURACY: 0.69}, precision="gptq-int8", tags={TAG.BASELINE: flagged}, end_unix_s=3e9)
+    found = select(store, Filters(precisions=("gptq-int8",)))
+    assert found.frame.loc[int8, "baseline"] == sound
+    assert list(found.references.index) == [sound]
+    found = select(store, Filters(params={"driver_version": "580"}))
+    assert (found.frame.loc[int8, "baseline"], list(found.references.index)) == (sound, [])
+    store.log(sound, tags={TAG.VALIDITY: "throttled"})
+    found = select(store, Filters(params={"driver_version": "580"}))
+    assert list(found.references.index) == [flagged]
+    assert {sound, flagged, other} <= set(reasons(found))
+
+
 def test_filters_by_what_a_configuration_is(store: Store, log: Log) -> None:
     a = log(model="org/a", tags={TAG.CONFIG: "a/bf16@vllm"})
     b = log(model="org/b", precision="gptq-int4", engine="transformers", tags={TAG.CONFIG: "b/x", "team": "red"})
