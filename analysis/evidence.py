@@ -12,6 +12,8 @@ import pandas as pd
 
 from analysis import figures, optuna_study, published, report, tables
 from analysis.labels import label
+from analysis.merging import Merged
+from analysis.protocol import stage_runs
 from analysis.recommend import Recommendation, sentences
 from analysis.study import Study
 from analysis.tables import Align, Table
@@ -133,7 +135,8 @@ def title(study: Study) -> str:
 
 
 def to_json(study: Study) -> dict[str, Any]:
-    """Return the answers with what they rest on; run ids are those of configuration runs."""
+    """Return the answers with what they rest on; run ids are those of configuration runs. ``rows`` are the recommended ones, and their
+    baselines: the runs that were merged into each, newest first, and what that changed."""
     return {
         "experiment": study.experiment,
         "question": dataclasses.asdict(study.question),
@@ -141,6 +144,7 @@ def to_json(study: Study) -> dict[str, Any]:
         "configurations": {run_id: study.names[run_id] for run_id in map(str, study.frame.index)},
         "objectives": list(study.objectives),
         "front": [] if study.front is None else list(study.front.run_ids),
+        "rows": {run_id: _row(study.selection.merged[run_id]) for run_id in _recommended(study)},
         "recommendations": [_record(one) for one in study.recommendations],
         "by_model": {model: [_record(one) for one in answers] for model, answers in study.by_model.items()},
         "notes": list(study.notes),
@@ -272,6 +276,29 @@ def _latencies(arrays: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
 
 def _record(answer: Recommendation) -> dict[str, Any]:
     return {**dataclasses.asdict(answer), "request": answer.request.name, "sentences": sentences(answer)}
+
+
+def _recommended(study: Study) -> list[str]:
+    """Run ids of the configurations that are recommended, and of their baselines."""
+    every = [*study.recommendations, *(answer for answers in study.by_model.values() for answer in answers)]
+    chosen = dict.fromkeys(answer.choice.run_id for answer in every if answer.choice is not None)
+    baselines = dict.fromkeys(study.selection.merged[run_id].run.tags.get(TAG.BASELINE, "") for run_id in chosen)
+    return [run_id for run_id in chosen | baselines if run_id in study.selection.merged]
+
+
+def _row(one: Merged) -> dict[str, Any]:
+    """What a row rests on, for `slim.registry`: which runs, and the metrics in which it differs from the newest of them."""
+    alone = one.runs[0].metrics
+    return {
+        "runs": [run.run_id for run in one.runs],
+        "stage_runs": stage_runs(one.run),
+        "baseline": one.run.tags.get(TAG.BASELINE),
+        "validity": one.run.tags.get(TAG.VALIDITY),
+        "metrics": {
+            **{key: None for key in alone if key not in one.run.metrics},
+            **{key: value for key, value in one.run.metrics.items() if alone.get(key) != value},
+        },
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -49,12 +49,14 @@ class Selection:
         groups: of comparable configurations.
         references: baselines of those in the frame that are left out themselves, as flagged or by a filter, and can be compared with
             them; like the frame. What is said of a configuration is held against its baseline all the same.
+        merged: the runs behind each row of frame and references, by run id.
     """
 
     frame: pd.DataFrame
     left_out: pd.DataFrame
     groups: tuple[Group, ...]
     references: pd.DataFrame
+    merged: Mapping[str, Merged]
 
     def comparable(self) -> pd.DataFrame:
         """Return the frame.
@@ -128,7 +130,13 @@ def select(store: Reader, filters: Filters = EVERYTHING, *, whole: bool = False)
         left_out += [(run, "superseded", reason) for one in found for run, reason in one.superseded]
     ids = [tuple(one.run.run_id for n, one in merged if n == number) for number in range(1, len(parts) + 1)]
     groups = tuple(Group(n, run_ids, part.differs) for n, (run_ids, part) in enumerate(zip(ids, parts, strict=True), 1))
-    return Selection(_frame(merged), _left_out(left_out), groups, _frame(references))
+    return Selection(
+        _frame(merged),
+        _left_out(left_out),
+        groups,
+        _frame(references),
+        {one.run.run_id: one for _, one in [*merged, *references]},
+    )
 
 
 def _by_identity(runs: Iterable[StoredRun]) -> list[list[StoredRun]]:

@@ -180,6 +180,26 @@ def test_a_profile_and_an_evaluation_of_two_sweeps_make_one_row(store: Store, lo
     assert profiled not in found.frame.index
 
 
+def test_what_is_filled_in_is_of_its_stages_only_and_a_verdict_brings_its_difference(store: Store, log: Log) -> None:
+    difference = {"impact/facts_difference": -0.1, "impact/facts_difference_ci_low": -0.2, "impact/speedup": 3.0}
+    older = log(
+        {E2E: 9.0, ACCURACY: 0.5, **difference},
+        stages={"quantize": ["q"], "profile": ["p1"], "evaluate": ["e"]},
+        tags={f"{TAG.VERDICT}facts": "inferior", TAG.COMPARISON: "{}"},
+        end_unix_s=1e9,
+    )
+    newest = log({E2E: 5.0}, stages={"quantize": ["q"], "profile": ["p2"]}, end_unix_s=2e9)
+    found = select(store)
+    row = found.frame.loc[newest]
+    assert (row[E2E], row[ACCURACY], row["verdict/facts"]) == (5.0, 0.5, "inferior")
+    assert (row["impact/facts_difference"], row["impact/facts_difference_ci_low"]) == (-0.1, -0.2)
+    assert "impact/speedup" not in found.frame
+    # The older profile is none of what the row says.
+    assert json.loads(row["stage_runs"]) == {"quantize": ["q"], "profile": ["p2"], "evaluate": ["e"]}
+    assert row["profiles"] == 1
+    assert [run.run_id for run in found.merged[newest].runs] == [newest, older]
+
+
 def test_impact_is_against_the_baseline_that_is_shown(store: Store, log: Log) -> None:
     old = log({E2E: 100.0}, end_unix_s=1e9)
     int4 = log({E2E: 50.0, "impact/speedup": 2.0}, precision="gptq-int4", tags={TAG.BASELINE: old}, end_unix_s=1.1e9)
