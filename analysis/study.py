@@ -140,9 +140,9 @@ def make(store: Reader, question: Question | None = None, filters: Filters | Non
     frame = selection.comparable()
     if frame.empty:
         raise UserError(_nothing(store, selection))
-    objectives = _objectives(frame, question)
+    objectives, unmeasured = _objectives(frame, question)
     raw: dict[str, Samples] = {}
-    notes = _judged_against(selection)
+    notes = [*_judged_against(selection), *unmeasured]
     if len(frame) <= _MOST_SAMPLED:
         raw = {str(run_id): samples.read(store, store.get(str(run_id))) for run_id in frame.index}
     else:
@@ -176,11 +176,19 @@ def make(store: Reader, question: Question | None = None, filters: Filters | Non
     )
 
 
-def _objectives(frame: pd.DataFrame, question: Question) -> tuple[str, ...]:
-    """Metric keys of the front: those that were named, else those of the usual ones that were measured."""
+def _objectives(frame: pd.DataFrame, question: Question) -> tuple[tuple[str, ...], list[str]]:
+    """Metric keys of the front, and what is to be said of objectives that were named and that nothing measured.
+
+    Raises:
+        UserError: none of those that were named was measured.
+    """
     wanted = parse_objectives(question.objectives or (ACCURACY, LATENCY, ENERGY, MEMORY))
-    keys = [objective.measured(frame) or (objective.key if question.objectives else None) for objective in wanted]
-    return tuple(key for key in keys if key is not None)
+    keys = {objective.text: objective.measured(frame) for objective in wanted}
+    missing = [text for text, key in keys.items() if key is None] if question.objectives else []
+    if len(missing) == len(wanted):
+        raise UserError(f"no configuration has {', nor '.join(missing)}; allowed: objectives that some of them have")
+    told = [f"Not in the Pareto front, since nothing measured it: {', '.join(missing)}."] if missing else []
+    return tuple(key for key in keys.values() if key is not None), told
 
 
 def _judged_against(selection: Selection) -> list[str]:

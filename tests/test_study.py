@@ -181,6 +181,24 @@ def test_accuracy_is_kept_though_the_baseline_is_filtered_out_or_flagged(store: 
     assert chosen(Filters()) == ["m/gptq-int8@vllm"] * 2
 
 
+def test_an_objective_that_nothing_measured_does_not_empty_the_front(filled: Store, tmp_path: Path) -> None:
+    asked = ("accuracy/mean", "latency/amortized_b8_ms", "fidelity/kl_divergence_nats")
+    found = study.make(filled, Question(objectives=asked, draws=20))
+    without = study.make(filled, Question(objectives=asked[:2], draws=20))
+    assert found.front is not None and without.front is not None and found.sureness is not None
+    assert found.objectives == asked[:2]
+    assert found.front.run_ids == without.front.run_ids != ()
+    assert found.sureness.hypervolume is not None
+    assert "Not in the Pareto front, since nothing measured it: fidelity/kl_divergence_nats." in found.notes
+    evidence.write(found, tmp_path / "out", formats=("svg",))
+    front = pd.read_csv(tmp_path / "out" / "front.csv", index_col="run_id")
+    assert set(front.index[front["rank"] == 0]) == set(found.front.run_ids)
+    alone = study.make(filled, Question(objectives=asked[1:], draws=20))
+    assert (alone.front, alone.objectives) == (None, ("latency/amortized_b8_ms",))
+    with pytest.raises(UserError, match=r"no configuration has fidelity/kl_divergence_nats; allowed"):
+        study.make(filled, Question(objectives=asked[2:], draws=20))
+
+
 def test_without_any_baseline_nothing_can_be_judged_to_keep_its_accuracy(store: Store) -> None:
     log = logging_to(store)
     log({"accuracy/mean": 0.4, "latency/e2e_mean_ms": 40.0, "memory/required_mib": 400.0}, precision="gptq-int4")
