@@ -144,7 +144,8 @@ def make(store: Reader, question: Question | None = None, filters: Filters | Non
     raw: dict[str, Samples] = {}
     notes = [*_judged_against(selection), *unmeasured]
     if len(frame) <= _MOST_SAMPLED:
-        raw = {str(run_id): samples.read(store, store.get(str(run_id))) for run_id in frame.index}
+        rows = {run_id: selection.merged[run_id] for run_id in map(str, frame.index)}
+        raw = {run_id: samples.read(store, one.run, one.runs) for run_id, one in rows.items()}
     else:
         notes.append(
             f"Raw samples of {len(frame)} configurations are not read (at most {_MOST_SAMPLED}): their intervals are redrawn."
