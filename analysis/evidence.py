@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,11 @@ RECOMMENDATIONS = "recommendations.json"
 OPTUNA = "optuna.log"
 FORMATS = ("png", "svg")
 ALL_FORMATS = (*FORMATS, "pdf")
+_OWN = re.compile(
+    r"figures/[\w-]+\.(?:png|svg|pdf)|tables/[\w-]+\.(?:csv|md|tex)"
+    r"|report\.html|recommendations\.json|(?:configurations|left_out|front)\.csv|optuna\.log"
+)
+"""Names of the files that a report consists of: nothing else is removed, whatever a file says."""
 
 
 def check(directory: Path, formats: Sequence[str]) -> None:
@@ -51,7 +57,8 @@ def write(study: Study, directory: Path, *, formats: Sequence[str] = FORMATS) ->
 
     There are ``report.html``; ``recommendations.json``; ``configurations.csv`` (all columns, one row a configuration) and
     ``left_out.csv``; ``front.csv`` with ranks, contributions and probabilities; ``figures/``; ``tables/`` as CSV, Markdown and LaTeX; and
-    ``optuna.log``, a journal that Optuna and optuna-dashboard open.
+    ``optuna.log``, a journal that Optuna and optuna-dashboard open. They replace those of an earlier report in the directory, of whatever
+    question, when all are written; other files in it stay.
 
     Args:
         study: what was found.
@@ -59,9 +66,27 @@ def write(study: Study, directory: Path, *, formats: Sequence[str] = FORMATS) ->
         formats: of the figures: ``png``, ``svg``, ``pdf``.
 
     Raises:
-        UserError: an unknown format.
+        UserError: an unknown format, or a directory where one of the files has to go; the directory is as it was then.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with files.replacing_files(directory, _earlier(directory)) as aside:
+            _write(study, aside, formats)
+    except FileExistsError as error:
+        raise UserError(f"--out: {error}, and a report has to write there") from None
+    return directory / REPORT
+
+
+def _earlier(directory: Path) -> list[str]:
+    """Names of the files that an earlier report left in a directory."""
+    try:
+        names = files.read_json(directory / RECOMMENDATIONS)["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [name for name in names if isinstance(name, str) and _OWN.fullmatch(name)] if isinstance(names, list) else []
+
+
+def _write(study: Study, directory: Path, formats: Sequence[str]) -> None:
+    """Write the files into an empty directory."""
     arrays = {run_id: _latencies(found.arrays) for run_id, found in study.samples.items()}
     named = study.frame.assign(configuration=[study.names[str(run_id)] for run_id in study.frame.index])
     drawn = figures.draw_all(named, {k: v for k, v in arrays.items() if v}, directory / "figures", formats)
@@ -81,7 +106,6 @@ def write(study: Study, directory: Path, *, formats: Sequence[str] = FORMATS) ->
             references=study.selection.references,
             storage=directory / OPTUNA,
         )
-    (directory / RECOMMENDATIONS).write_text(json.dumps(_plain(to_json(study)), indent=2, allow_nan=False), encoding="utf-8")
     data = report.build(
         named,
         title(study),
@@ -91,7 +115,10 @@ def write(study: Study, directory: Path, *, formats: Sequence[str] = FORMATS) ->
         left_out=[report.Reason(str(row["configuration"]), str(row["reason"])) for _, row in study.selection.left_out.iterrows()],
         notes=[*study.notes, *_unanswered(study)],
     )
-    return report.write(data, directory / REPORT)
+    report.write(data, directory / REPORT)
+    names = sorted(file.relative_to(directory).as_posix() for file in directory.rglob("*") if file.is_file())
+    said = {**to_json(study), "files": [*names, RECOMMENDATIONS]}
+    (directory / RECOMMENDATIONS).write_text(json.dumps(_plain(said), indent=2, allow_nan=False), encoding="utf-8")
 
 
 def keep(store: Store, study: Study, *, join: str | None = None) -> StoredRun:

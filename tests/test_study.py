@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 
-from analysis import evidence, published, study
+from analysis import evidence, published, report, study
 from analysis.filters import Filters
 from analysis.study import Question
 from entrypoints import report as report_entry
@@ -17,6 +17,8 @@ from entrypoints import study as study_entry
 from slim.errors import UserError
 from slim.store import TAG, Store, keep
 from tests.analysis.conftest import logging_to
+
+KEPT = Question(deployments=("latency-critical", "memory-constrained"), draws=10)
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +96,48 @@ def test_a_report_goes_to_a_directory(filled: Store, tmp_path: Path) -> None:
     assert studies(filled) == []
 
 
+def test_a_report_replaces_an_earlier_one_of_another_question(filled: Store, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def reported(*words: str) -> set[str]:
+        result = invoke(report_entry.main, filled, "--out", str(out), *words)
+        assert result.exit_code == 0, result.output
+        return {file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file()}
+
+    first = reported("--formats", "svg,png")
+    assert {"front.csv", "tables/by_model.md", "figures/speedup.png"} <= first
+    for name in ("notes.txt", "figures/mine.png", "tables/mine.csv"):
+        (out / name).write_text("mine")
+    asked = ["--objectives", "accuracy/gsm8k,latency/amortized_b8_ms", "--models", "Qwen/Qwen2.5-3B-Instruct", "--formats", "svg"]
+    second = reported(*asked)
+    assert {"notes.txt", "figures/mine.png", "tables/mine.csv", "front.csv", "optuna.log"} <= second
+    assert not {"tables/by_model.md", "tables/by_model.tex", "figures/speedup.png"} & second
+    backend = optuna.storages.journal.JournalFileBackend(str(out / evidence.OPTUNA))
+    loaded = optuna.load_study(study_name="slim", storage=optuna.storages.JournalStorage(backend))
+    assert loaded.metric_names == ["accuracy/gsm8k", "latency/amortized_b8_ms"]
+    third = reported("--objectives", "accuracy/gsm8k", "--formats", "svg")
+    assert not {"front.csv", "optuna.log"} & third
+
+
+def test_a_report_that_fails_leaves_the_earlier_one(filled: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, out = study.make(filled, KEPT), tmp_path / "out"
+    evidence.write(found, out, formats=("svg",))
+
+    def content() -> dict[Path, bytes]:
+        return {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+
+    before = content()
+    with monkeypatch.context() as patched:
+        patched.setattr(report, "build", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            evidence.write(study.make(filled, Question(draws=10)), out, formats=("svg",))
+    assert content() == before
+    (out / "report.html").unlink()
+    (out / "report.html").mkdir()
+    with pytest.raises(UserError, match=r"--out: .*report.html' is a directory"):
+        evidence.write(found, out, formats=("svg",))
+
+
 def test_published_figures_are_put_into_the_store_once(store: Store) -> None:
     for _ in range(2):
         result = invoke(study_entry.main, store, "--published", "slim_eval", "--dry-run")
@@ -153,9 +197,6 @@ def test_an_empty_store_says_what_to_do(store: Store, tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "there is no experiment 'slim'" in result.output
     assert not absent.exists()
-
-
-KEPT = Question(deployments=("latency-critical", "memory-constrained"), draws=10)
 
 
 def test_accuracy_is_kept_though_the_baseline_is_filtered_out_or_flagged(store: Store) -> None:
