@@ -88,9 +88,8 @@ def _earlier(directory: Path) -> list[str]:
 def _write(study: Study, directory: Path, formats: Sequence[str]) -> None:
     """Write the files into an empty directory."""
     arrays = {run_id: _latencies(found.arrays) for run_id, found in study.samples.items()}
-    named = study.frame.assign(configuration=[study.names[str(run_id)] for run_id in study.frame.index])
-    drawn = figures.draw_all(named, {k: v for k, v in arrays.items() if v}, directory / "figures", formats)
-    shown = all_tables(study, named)
+    drawn = figures.draw_all(study.named, {k: v for k, v in arrays.items() if v}, directory / "figures", formats)
+    shown = all_tables(study)
     (directory / "tables").mkdir(exist_ok=True)
     for name, table in shown.items():
         for ending, text in (("csv", table.csv()), ("md", table.markdown()), ("tex", table.latex())):
@@ -100,14 +99,14 @@ def _write(study: Study, directory: Path, formats: Sequence[str]) -> None:
     if study.front is not None:
         _front(study).to_csv(directory / "front.csv")
         optuna_study.update(
-            study.frame,
+            study.named,
             study.objectives,
             study.question.constraints,
             references=study.selection.references,
             storage=directory / OPTUNA,
         )
     data = report.build(
-        named,
+        study.named,
         title(study),
         recommendations=[_answer(study, one) for one in study.recommendations if one.objectives],
         tables=list(shown.values()),
@@ -188,12 +187,12 @@ def answers(study: Study) -> dict[str, Table]:
     return found
 
 
-def all_tables(study: Study, named: pd.DataFrame) -> dict[str, Table]:
+def all_tables(study: Study) -> dict[str, Table]:
     """Return the tables of a study by the name of their files, those with something in them."""
-    found = answers(study) | tables.every(named)
+    found = answers(study) | tables.every(study.named)
     if printed := study.filters.tags.get(TAG.PUBLISHED):
         found["dominated"] = tables.dominated(published.dominated(printed))
-    beside = {f"beside_{name}": tables.beside_published(named, name) for name in published.STUDIES}
+    beside = {f"beside_{name}": tables.beside_published(study.named, name) for name in published.STUDIES}
     return {name: table for name, table in {**found, **beside}.items() if table.rows}
 
 

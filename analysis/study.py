@@ -13,7 +13,8 @@ from analysis import pareto, samples, uncertainty
 from analysis.constraints import parse_constraint, parse_objectives
 from analysis.filters import Filters
 from analysis.pareto import Front
-from analysis.recommend import DEPLOYMENTS, Recommendation, named, recommend, request
+from analysis.recommend import DEPLOYMENTS, Recommendation, recommend, request
+from analysis.recommend import named as deployment
 from analysis.recommend.deployments import ACCURACY, ENERGY, LATENCY, MEMORY
 from analysis.samples import Samples
 from analysis.selection import Selection, select
@@ -61,7 +62,7 @@ class Question:
         for text in self.constraints:
             parse_constraint(text)
         for name in self.deployments:
-            named(name)
+            deployment(name)
         if self.weights and not self.objectives:
             raise UserError("weights are of named objectives; name these too")
         if self.objectives:
@@ -106,10 +107,14 @@ class Study:
     notes: tuple[str, ...]
 
     @cached_property
+    def named(self) -> pd.DataFrame:
+        """The frame, in which configurations of the same name are told apart."""
+        return _named(self.frame)
+
+    @cached_property
     def names(self) -> Mapping[str, str]:
-        """Names of the configurations by run id, told apart where two bear the same."""
-        rows = zip(self.frame.index, self.frame["configuration"], self.frame["variant"], strict=True)
-        return {str(run_id): f"{name} ({variant})" if variant else name for run_id, name, variant in rows}
+        """Those names by run id."""
+        return {str(run_id): name for run_id, name in self.named["configuration"].items()}
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -160,7 +165,8 @@ def make(store: Reader, question: Question | None = None, filters: Filters | Non
     else:
         notes.append("Fewer than two objectives were measured, so there is no Pareto front.")
     models = sorted(set(frame["model"].dropna()))
-    each = {model: _recommend(frame[frame["model"] == model], selection.references, question, filters) for model in models}
+    named = _named(frame)
+    each = {model: _recommend(named[frame["model"] == model], selection.references, question, filters) for model in models}
     return Study(
         question=question,
         filters=filters,
@@ -170,11 +176,16 @@ def make(store: Reader, question: Question | None = None, filters: Filters | Non
         objectives=objectives,
         front=front,
         sureness=sureness,
-        recommendations=_recommend(frame, selection.references, question, filters),
+        recommendations=_recommend(named, selection.references, question, filters),
         by_model=each if len(models) > 1 else {},
         samples=raw,
         notes=tuple(notes),
     )
+
+
+def _named(frame: pd.DataFrame) -> pd.DataFrame:
+    rows = zip(frame["configuration"], frame["variant"], strict=True)
+    return frame.assign(configuration=[f"{name} ({variant})" if variant else name for name, variant in rows])
 
 
 def _objectives(frame: pd.DataFrame, question: Question) -> tuple[tuple[str, ...], list[str]]:
@@ -195,12 +206,12 @@ def _objectives(frame: pd.DataFrame, question: Question) -> tuple[tuple[str, ...
 def _judged_against(selection: Selection) -> list[str]:
     """Say which baselines are not compared themselves, and why."""
     reasons = dict(zip(selection.left_out["run_id"], selection.left_out["reason"], strict=True))
-    told = [f"{name} ({reasons[run_id]})" for run_id, name in selection.references["configuration"].items()]
+    told = [f"{name} ({reasons[run_id]})" for run_id, name in _named(selection.references)["configuration"].items()]
     return [f"Left out, and still the baseline that others are judged against: {', '.join(told)}."] if told else []
 
 
 def _recommend(frame: pd.DataFrame, references: pd.DataFrame, question: Question, filters: Filters) -> tuple[Recommendation, ...]:
-    requests = [named(name).demanding(question.constraints) for name in question.deployments]
+    requests = [deployment(name).demanding(question.constraints) for name in question.deployments]
     # The balanced answer is the one to read first.
     requests.sort(key=lambda one: one.name != "balanced")
     if question.objectives or (question.constraints and not requests):

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 
 from analysis import evidence, published, report, study
 from analysis.filters import Filters
+from analysis.recommend import sentences
 from analysis.study import Question
 from entrypoints import report as report_entry
 from entrypoints import study as study_entry
@@ -153,7 +154,7 @@ def test_every_model_has_an_answer_of_its_own(filled: Store) -> None:
     for model, answers in found.by_model.items():
         for answer in answers:
             assert answer.choice is None or found.frame.loc[answer.choice.run_id, "model"] == model
-    table = evidence.all_tables(found, found.frame)["by_model"]
+    table = evidence.all_tables(found)["by_model"]
     assert len(table.rows) == 5
 
 
@@ -220,6 +221,28 @@ def test_accuracy_is_kept_though_the_baseline_is_filtered_out_or_flagged(store: 
     )
     store.log(base, tags={TAG.VALIDITY: "throttled"})
     assert chosen(Filters()) == ["m/gptq-int8@vllm"] * 2
+
+
+def test_configurations_of_one_name_are_told_apart_in_every_answer(store: Store, tmp_path: Path) -> None:
+    log = logging_to(store)
+    for size, accuracy, latency in ((128, 0.6, 60.0), (32, 0.65, 61.0)):
+        metrics = {"accuracy/mean": accuracy, "latency/e2e_mean_ms": latency, "memory/required_mib": 400.0}
+        log(metrics, precision="gptq-int4", quantize__group_size=size)
+    coarse, fine = (f"m/gptq-int4@vllm (quantize.group_size={size})" for size in (128, 32))
+    found = study.make(store, Question(deployments=("balanced",), constraints=("accuracy/mean >= 0.61",), draws=10))
+    (answer,) = found.recommendations
+    assert answer.choice is not None and answer.choice.configuration == fine
+    assert f"Misses what is asked: {coarse} (accuracy/mean >= 0.61)." in sentences(answer)
+    (free,) = study.make(store, Question(deployments=("accuracy-critical",), draws=10)).recommendations
+    assert free.choice is not None and free.runner_up is not None
+    assert (free.choice.configuration, free.runner_up.option.configuration) == (fine, coarse)
+    (weighed,) = study.make(store, Question(deployments=("balanced",), draws=10)).recommendations
+    assert weighed.choice is not None
+    assert {each.below or each.above for each in weighed.weights} - {None, weighed.choice.configuration} <= {coarse, fine}
+    evidence.write(found, tmp_path / "out", formats=("svg",))
+    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "out" / evidence.OPTUNA))
+    loaded = optuna.load_study(study_name="slim", storage=optuna.storages.JournalStorage(backend))
+    assert {trial.user_attrs["configuration"] for trial in loaded.trials} == {coarse, fine}
 
 
 def test_an_objective_that_nothing_measured_does_not_empty_the_front(filled: Store, tmp_path: Path) -> None:

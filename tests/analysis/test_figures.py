@@ -131,7 +131,16 @@ def test_only_finished_configurations_are_drawn_in_the_order_of_the_catalogue() 
     )
     shown = prepare(frame)
     assert list(shown["series"]) == ["bf16@vllm", "bf16@vllm (2)", "bf16@transformers", "gptq-int4@vllm"]
-    assert list(shown["variant"]) == [0, 0, 1, 0]
+    assert list(shown["engine_number"]) == [0, 0, 1, 0]
+
+
+def test_configurations_of_one_name_are_told_apart_by_their_settings() -> None:
+    frame = made(
+        {"id": "1", "model": "m", "precision": "gptq-int4", "variant": "quantize.group_size=128"},
+        {"id": "2", "model": "m", "precision": "gptq-int4", "variant": "quantize.group_size=32"},
+        {"id": "3", "model": "m", "precision": "bf16", "variant": ""},
+    )
+    assert list(prepare(frame)["series"]) == ["bf16", "gptq-int4 (group_size=128)", "gptq-int4 (group_size=32)"]
 
 
 def test_tasks_leave_out_other_readings_and_parts() -> None:

@@ -168,6 +168,12 @@ def test_engine_options_make_another_configuration(store: Store, log: Log) -> No
     assert sorted(frame["variant"]) == ["", "engine_options.max_model_len=2048", "engine_options.max_model_len=4096"]
 
 
+def test_models_with_one_short_name_are_told_apart(store: Store, log: Log) -> None:
+    for owner in ("meta", "unsloth"):
+        log(model=f"{owner}/llama", tags={TAG.CONFIG: "llama/bf16@vllm"})
+    assert sorted(select(store).comparable()["variant"]) == ["model=meta/llama", "model=unsloth/llama"]
+
+
 def test_a_profile_and_an_evaluation_of_two_sweeps_make_one_row(store: Store, log: Log) -> None:
     profiled = log({E2E: 5.0, SIZE: 2.0}, stages={"profile": ["p"]}, end_unix_s=1e9)
     evaluated = log({ACCURACY: 0.5, SIZE: 2.0}, stages={"evaluate": ["e"]}, evaluate__tasks="facts", end_unix_s=2e9)
