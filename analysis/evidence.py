@@ -5,17 +5,18 @@ import json
 import math
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis import figures, optuna_study, published, report, tables
+from analysis.constraints import Constraint, Limit
 from analysis.labels import label
 from analysis.merging import Merged
 from analysis.protocol import stage_runs
-from analysis.recommend import Recommendation, sentences
+from analysis.recommend import Recommendation, meaning, sentences
 from analysis.study import Study
 from analysis.tables import Align, Table
 from slim import files
@@ -109,6 +110,8 @@ def _write(study: Study, directory: Path, formats: Sequence[str]) -> None:
         study.named,
         title(study),
         recommendations=[_answer(study, one) for one in study.recommendations if one.objectives],
+        objectives=study.objectives,
+        asked=[key for one in study.recommendations for key in (*_keys(one.request.constraints), *one.objectives)],
         tables=list(shown.values()),
         drawn=drawn,
         left_out=[report.Reason(str(row["configuration"]), str(row["reason"])) for _, row in study.selection.left_out.iterrows()],
@@ -219,15 +222,22 @@ def _answer(study: Study, answer: Recommendation) -> report.Recommendation:
     if choice is None:
         why = " ".join(said).partition(": ")[2]
         return report.Recommendation(answer.request.name, None, why[:1].upper() + why[1:])
-    kept = [line for line in said[1:] if line.startswith(("Meets", "As good", "Does not count", "Its measurement"))]
+    kept = [line for line in said[1:] if not line.startswith("Runner-up")]
     return report.Recommendation(
         objective=answer.request.name,
         choice=study.names[choice.run_id],
-        why=" ".join([answer.request.meaning, *kept]).strip(),
+        why=" ".join([meaning(answer), *kept]).strip(),
         runner_up=runner_up,
         confidence=confidence(study, answer),
-        costs=report.costs_of(study.frame, choice.run_id),
+        costs=report.costs_of(
+            study.frame, choice.run_id, [*answer.objectives, *_keys(answer.request.constraints)], study.selection.references
+        ),
     )
+
+
+def _keys(constraints: Iterable[Constraint]) -> list[str]:
+    """Metric keys that constraints are about; a verdict is about the task's accuracy."""
+    return [each.key if isinstance(each, Limit) else f"accuracy/{each.task}" for each in constraints]
 
 
 def _by_model(study: Study) -> Table:

@@ -1,6 +1,8 @@
 """Studies end to end, on the printed figures of a published study in a real store: entry points, the run, its files."""
 
+import html
 import json
+import re
 from pathlib import Path
 
 import optuna
@@ -243,6 +245,44 @@ def test_configurations_of_one_name_are_told_apart_in_every_answer(store: Store,
     backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "out" / evidence.OPTUNA))
     loaded = optuna.load_study(study_name="slim", storage=optuna.storages.JournalStorage(backend))
     assert {trial.user_attrs["configuration"] for trial in loaded.trials} == {coarse, fine}
+
+
+def test_a_report_shows_what_was_asked(store: Store, tmp_path: Path) -> None:
+    log = logging_to(store)
+    base = None
+    for precision, cot, p99 in (("bf16", 0.7, 40.0), ("gptq-int8", 0.69, 20.0), ("gptq-int4", 0.5, 10.0)):
+        metrics = {"accuracy/mean": 0.5, "accuracy/gsm8k": cot, "accuracy/gsm8k_cot": cot, "latency/ttft_p99_ms": p99}
+        tags = {TAG.BASELINE: base} if base else {}
+        run = log({**metrics, "gpu/utilization_mean_pct": p99}, precision=precision, tags=tags)
+        base = base or run
+    asked = ("accuracy/gsm8k_cot", "latency/ttft_p99_ms")
+    limits = ("gpu/utilization_mean_pct <= 25", "non-inferior gsm8k if measured")
+    found = study.make(store, Question(objectives=asked, weights=(3, 1), constraints=limits, deployments=(), draws=20))
+    evidence.write(found, tmp_path / "out", formats=("svg",))
+    page = (tmp_path / "out" / "report.html").read_text()
+    data = json.loads(page.split('id="data"')[1].partition(">")[2].partition("</script>")[0])
+    assert [column["key"] for column in data["columns"]][:4] == [*asked, "gpu/utilization_mean_pct", "accuracy/gsm8k"]
+    assert data["views"][0] == {"title": "Accuracy, GSM8K cot against Latency, TTFT P99", "x": asked[1], "y": asked[0]}
+    first = html.unescape(page.split('id="answer"')[1].partition("</section>")[0])
+    assert re.findall("<dt>(.*?)</dt>", first)[:3] == ["Accuracy, GSM8K cot", "Latency, TTFT P99", "GPU, utilization mean"]
+    assert re.findall("<dd>([^<]*)", first)[:3] == ["0.6900", "20.0 ms", "20.0 %"]
+    why = first.split('class="why">')[1].partition("</p>")[0]
+    assert why.startswith(
+        "The nearest to the best of Accuracy, GSM8K cot (75% of the weight); Latency, TTFT P99 (25% of the weight)."
+    )
+    (answer,) = found.recommendations
+    for sentence in sentences(answer)[1:]:
+        assert sentence.startswith("Runner-up") or sentence in why
+    assert "Misses what is asked: m/bf16@vllm" in why and "of the weight (now 75%)" in why
+
+
+def test_costs_are_against_a_baseline_that_is_left_out(store: Store) -> None:
+    log = logging_to(store)
+    base = log({"latency/e2e_mean_ms": 100.0})
+    run = log({"latency/e2e_mean_ms": 50.0}, precision="gptq-int8", tags={TAG.BASELINE: base})
+    found = study.make(store, KEPT, Filters(precisions=("gptq-int8",)))
+    (cost,) = report.costs_of(found.frame, run, references=found.selection.references)
+    assert cost.change == "−50.0 %"
 
 
 def test_an_objective_that_nothing_measured_does_not_empty_the_front(filled: Store, tmp_path: Path) -> None:
