@@ -12,6 +12,8 @@ GROUP_LIMIT = 24
 """More groups of bars than that cannot be read at paper width."""
 ROW_LIMIT = 60
 """More rows of a heat map or of boxes than that cannot be read on a page."""
+_MMLU_GROUPS = ("humanities", "other", "social_sciences", "stem")
+"""Of which the harness gives figures beside the whole; other tasks whose names begin alike, as ``mmlu_pro``, are none of its parts."""
 _SECTION = re.compile(r"\b(?:quantize|engine_options)\.")
 
 
@@ -70,7 +72,7 @@ def tasks(frame: pd.DataFrame, *, parts: bool) -> list[str]:
 
     Args:
         frame: configurations.
-        parts: with the groups of a task (``mmlu_stem`` beside ``mmlu``), or without.
+        parts: with the groups of MMLU (``mmlu_stem`` beside ``mmlu``), or without.
     """
     found = [
         column.removeprefix("accuracy/")
@@ -78,7 +80,8 @@ def tasks(frame: pd.DataFrame, *, parts: bool) -> list[str]:
         if isinstance(column, str) and _is_task(column) and known(frame, column)
     ]
     names = sorted(found)
-    return [name for name in names if parts or not any(name.startswith(f"{other}_") for other in names)]
+    groups = {f"{name}_{group}" for name in names if "mmlu" in name for group in _MMLU_GROUPS}
+    return [name for name in names if parts or name not in groups]
 
 
 def _is_task(column: str) -> bool:

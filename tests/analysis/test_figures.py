@@ -134,6 +134,14 @@ def test_only_finished_configurations_are_drawn_in_the_order_of_the_catalogue() 
     assert list(shown["engine_number"]) == [0, 0, 1, 0]
 
 
+def test_a_task_whose_name_extends_anothers_is_shown() -> None:
+    names = ("gsm8k", "gsm8k_cot", "mmlu", "mmlu_other", "mmlu_pro", "mmlu_social_sciences")
+    frame = prepare(made({"id": "1", "model": "m", "precision": "bf16", **{f"accuracy/{name}": 0.5 for name in names}}))
+    assert tasks(frame, parts=False) == ["gsm8k", "gsm8k_cot", "mmlu", "mmlu_pro"]
+    assert tasks(frame, parts=True) == list(names)
+    assert tasks(frame.drop(columns="accuracy/mmlu"), parts=False) == [name for name in names if name != "mmlu"]
+
+
 def test_configurations_of_one_name_are_told_apart_by_their_settings() -> None:
     frame = made(
         {"id": "1", "model": "m", "precision": "gptq-int4", "variant": "quantize.group_size=128"},
