@@ -106,8 +106,15 @@ class _Call:
             raise ConfigError(
                 f"name {asked.name!r} is of one base model, and the study recommends {', '.join(bases)}; leave the name empty"
             )
+        owners: dict[str, str] = {}
         for one in candidates:
-            self._registry.check_name(one.name, one.subject.run.params["model"])
+            base = one.subject.run.params["model"]
+            if owners.setdefault(one.name, base) != base:
+                raise ConfigError(
+                    f"{owners[one.name]!r} and {base!r} would both be the registered model {one.name!r}; register a study of "
+                    "each alone, one of them under another name"
+                )
+            self._registry.check_name(one.name, base)
         if asked.push_to_hub is not None:
             push.check(asked.push_to_hub, len(candidates))
 
