@@ -134,6 +134,13 @@ def test_only_finished_configurations_are_drawn_in_the_order_of_the_catalogue() 
     assert list(shown["engine_number"]) == [0, 0, 1, 0]
 
 
+def test_names_with_dollars_are_drawn_as_they_are(tmp_path: Path) -> None:
+    frame = everything()
+    frame["configuration"] = [str(name).replace("a-1b", r"price$5_$6\frac") for name in frame["configuration"]]
+    drawn = figures.draw_all(frame, None, tmp_path, ("svg",))
+    assert sum(figure.absent is None for figure in drawn) > 10
+
+
 def test_a_task_whose_name_extends_anothers_is_shown() -> None:
     names = ("gsm8k", "gsm8k_cot", "mmlu", "mmlu_other", "mmlu_pro", "mmlu_social_sciences")
     frame = prepare(made({"id": "1", "model": "m", "precision": "bf16", **{f"accuracy/{name}": 0.5 for name in names}}))
