@@ -141,9 +141,22 @@ def test_a_report_that_fails_leaves_the_earlier_one(filled: Store, tmp_path: Pat
         evidence.write(found, out, formats=("svg",))
 
 
-def test_published_figures_are_put_into_the_store_once(store: Store) -> None:
+def test_published_figures_are_put_into_the_store_once_and_by_studies_only(store: Store, tmp_path: Path) -> None:
+    asked = ["--tracking-uri", store.tracking_uri, "--published", "slim_eval"]
+    for entry, *words in (
+        (study_entry.main, "--dry-run"),
+        (report_entry.main, "--out", str(tmp_path / "out"), "--formats", "svg"),
+    ):
+        result = CliRunner().invoke(entry, [*asked, *words])
+        assert result.exit_code == 0, result.output
+        assert (
+            "latency-critical: llama-3.2-3b-instruct/gptq-int8@vllm" in result.output
+            or (tmp_path / "out" / "report.html").exists()
+        )
+        assert Store.open(store.tracking_uri, published.EXPERIMENT, create=False) is None
+        assert not list((tmp_path / "home").rglob("*.parquet"))
     for _ in range(2):
-        result = invoke(study_entry.main, store, "--published", "slim_eval", "--dry-run")
+        result = CliRunner().invoke(study_entry.main, asked)
         assert result.exit_code == 0, result.output
     kept = Store.open(store.tracking_uri, published.EXPERIMENT, create=False)
     assert kept is not None
@@ -181,6 +194,7 @@ def test_exact_figures_are_not_called_sure(filled: Store) -> None:
         (["--since", "yesterday"], "no date"),
         (["--group", "7"], "allowed: 1 to 1"),
         (["--published", "nothing"], "allowed: slim_eval"),
+        (["--published", "slim_eval"], "--experiment: 'slim' cannot be with --published"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(filled: Store, words: list[str], told: str) -> None:
