@@ -75,6 +75,12 @@ def place(store: Reader) -> Path:
     return files.home() / "runs" / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.parquet"
 
 
+def forget(store: Reader) -> None:
+    """Remove the copy of a store that is not to be read again."""
+    for path in (place(store), second(place(store))):
+        path.unlink(missing_ok=True)
+
+
 def second(path: Path) -> Path:
     """Return the second file of a copy, given its first."""
     return path.with_suffix(".changes.parquet")

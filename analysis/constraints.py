@@ -8,7 +8,7 @@ follow after ``or``. A constraint is one of::
     accuracy/gsm8k >= baseline - 0.01
     verdict/gsm8k = non-inferior        (or: non-inferior gsm8k)
 
-each with ``if measured`` after it where it should count only if some configuration has what it needs. ``baseline`` is the
+each with ``if measured`` after it where it should count only if some configuration has the metric (the verdict). ``baseline`` is the
 value of the configuration's own baseline; a baseline is its own.
 """
 
@@ -70,7 +70,7 @@ class Limit:
         at_least: whether the limit is a least value; otherwise a greatest.
         factor: of the baseline's value; None where the limit is a constant.
         offset: added to that, or the constant, in the metric's unit.
-        if_measured: whether it is dropped where no configuration has what it needs.
+        if_measured: whether it is dropped where no configuration has the metric.
     """
 
     key: str

@@ -3,16 +3,20 @@
 import dataclasses
 import json
 import math
+import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis import figures, optuna_study, published, report, tables
+from analysis.constraints import Constraint, Limit
 from analysis.labels import label
-from analysis.recommend import Recommendation, sentences
+from analysis.merging import Merged
+from analysis.protocol import stage_runs
+from analysis.recommend import Recommendation, meaning, sentences
 from analysis.study import Study
 from analysis.tables import Align, Table
 from slim import files
@@ -25,6 +29,11 @@ RECOMMENDATIONS = "recommendations.json"
 OPTUNA = "optuna.log"
 FORMATS = ("png", "svg")
 ALL_FORMATS = (*FORMATS, "pdf")
+_OWN = re.compile(
+    r"figures/[\w-]+\.(?:png|svg|pdf)|tables/[\w-]+\.(?:csv|md|tex)"
+    r"|report\.html|recommendations\.json|(?:configurations|left_out|front)\.csv|optuna\.log"
+)
+"""Names of the files that a report consists of: nothing else is removed, whatever a file says."""
 
 
 def check(directory: Path, formats: Sequence[str]) -> None:
@@ -49,7 +58,8 @@ def write(study: Study, directory: Path, *, formats: Sequence[str] = FORMATS) ->
 
     There are ``report.html``; ``recommendations.json``; ``configurations.csv`` (all columns, one row a configuration) and
     ``left_out.csv``; ``front.csv`` with ranks, contributions and probabilities; ``figures/``; ``tables/`` as CSV, Markdown and LaTeX; and
-    ``optuna.log``, a journal that Optuna and optuna-dashboard open.
+    ``optuna.log``, a journal that Optuna and optuna-dashboard open. They replace those of an earlier report in the directory, of whatever
+    question, when all are written; other files in it stay.
 
     Args:
         study: what was found.
@@ -57,13 +67,30 @@ def write(study: Study, directory: Path, *, formats: Sequence[str] = FORMATS) ->
         formats: of the figures: ``png``, ``svg``, ``pdf``.
 
     Raises:
-        UserError: an unknown format.
+        UserError: an unknown format, or a directory where one of the files has to go; the directory is as it was then.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with files.replacing_files(directory, _earlier(directory)) as aside:
+            _write(study, aside, formats)
+    except FileExistsError as error:
+        raise UserError(f"--out: {error}, and a report has to write there") from None
+    return directory / REPORT
+
+
+def _earlier(directory: Path) -> list[str]:
+    """Names of the files that an earlier report left in a directory."""
+    try:
+        names = files.read_json(directory / RECOMMENDATIONS)["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [name for name in names if isinstance(name, str) and _OWN.fullmatch(name)] if isinstance(names, list) else []
+
+
+def _write(study: Study, directory: Path, formats: Sequence[str]) -> None:
+    """Write the files into an empty directory."""
     arrays = {run_id: _latencies(found.arrays) for run_id, found in study.samples.items()}
-    named = study.frame.assign(configuration=[study.names[str(run_id)] for run_id in study.frame.index])
-    drawn = figures.draw_all(named, {k: v for k, v in arrays.items() if v}, directory / "figures", formats)
-    shown = all_tables(study, named)
+    drawn = figures.draw_all(study.named, {k: v for k, v in arrays.items() if v}, directory / "figures", formats)
+    shown = all_tables(study)
     (directory / "tables").mkdir(exist_ok=True)
     for name, table in shown.items():
         for ending, text in (("csv", table.csv()), ("md", table.markdown()), ("tex", table.latex())):
@@ -72,18 +99,28 @@ def write(study: Study, directory: Path, *, formats: Sequence[str] = FORMATS) ->
     study.selection.left_out.to_csv(directory / "left_out.csv", index=False)
     if study.front is not None:
         _front(study).to_csv(directory / "front.csv")
-        optuna_study.update(study.frame, study.objectives, study.question.constraints, storage=directory / OPTUNA)
-    (directory / RECOMMENDATIONS).write_text(json.dumps(_plain(to_json(study)), indent=2, allow_nan=False), encoding="utf-8")
+        optuna_study.update(
+            study.named,
+            study.objectives,
+            study.question.constraints,
+            references=study.selection.references,
+            storage=directory / OPTUNA,
+        )
     data = report.build(
-        named,
+        study.named,
         title(study),
         recommendations=[_answer(study, one) for one in study.recommendations if one.objectives],
+        objectives=study.objectives,
+        asked=[key for one in study.recommendations for key in (*_keys(one.request.constraints), *one.objectives)],
         tables=list(shown.values()),
         drawn=drawn,
         left_out=[report.Reason(str(row["configuration"]), str(row["reason"])) for _, row in study.selection.left_out.iterrows()],
         notes=[*study.notes, *_unanswered(study)],
     )
-    return report.write(data, directory / REPORT)
+    report.write(data, directory / REPORT)
+    names = sorted(file.relative_to(directory).as_posix() for file in directory.rglob("*") if file.is_file())
+    said = {**to_json(study), "files": [*names, RECOMMENDATIONS]}
+    (directory / RECOMMENDATIONS).write_text(json.dumps(_plain(said), indent=2, allow_nan=False), encoding="utf-8")
 
 
 def keep(store: Store, study: Study, *, join: str | None = None) -> StoredRun:
@@ -127,7 +164,8 @@ def title(study: Study) -> str:
 
 
 def to_json(study: Study) -> dict[str, Any]:
-    """Return the answers with what they rest on; run ids are those of configuration runs."""
+    """Return the answers with what they rest on; run ids are those of configuration runs. ``rows`` are the recommended ones, and their
+    baselines: the runs that were merged into each, newest first, and what that changed."""
     return {
         "experiment": study.experiment,
         "question": dataclasses.asdict(study.question),
@@ -135,6 +173,7 @@ def to_json(study: Study) -> dict[str, Any]:
         "configurations": {run_id: study.names[run_id] for run_id in map(str, study.frame.index)},
         "objectives": list(study.objectives),
         "front": [] if study.front is None else list(study.front.run_ids),
+        "rows": {run_id: _row(study.selection.merged[run_id]) for run_id in _recommended(study)},
         "recommendations": [_record(one) for one in study.recommendations],
         "by_model": {model: [_record(one) for one in answers] for model, answers in study.by_model.items()},
         "notes": list(study.notes),
@@ -151,12 +190,12 @@ def answers(study: Study) -> dict[str, Table]:
     return found
 
 
-def all_tables(study: Study, named: pd.DataFrame) -> dict[str, Table]:
+def all_tables(study: Study) -> dict[str, Table]:
     """Return the tables of a study by the name of their files, those with something in them."""
-    found = answers(study) | tables.every(named)
+    found = answers(study) | tables.every(study.named)
     if printed := study.filters.tags.get(TAG.PUBLISHED):
         found["dominated"] = tables.dominated(published.dominated(printed))
-    beside = {f"beside_{name}": tables.beside_published(named, name) for name in published.STUDIES}
+    beside = {f"beside_{name}": tables.beside_published(study.named, name) for name in published.STUDIES}
     return {name: table for name, table in {**found, **beside}.items() if table.rows}
 
 
@@ -183,15 +222,22 @@ def _answer(study: Study, answer: Recommendation) -> report.Recommendation:
     if choice is None:
         why = " ".join(said).partition(": ")[2]
         return report.Recommendation(answer.request.name, None, why[:1].upper() + why[1:])
-    kept = [line for line in said[1:] if line.startswith(("Meets", "As good", "Does not count", "Its measurement"))]
+    kept = [line for line in said[1:] if not line.startswith("Runner-up")]
     return report.Recommendation(
         objective=answer.request.name,
         choice=study.names[choice.run_id],
-        why=" ".join([answer.request.meaning, *kept]).strip(),
+        why=" ".join([meaning(answer), *kept]).strip(),
         runner_up=runner_up,
         confidence=confidence(study, answer),
-        costs=report.costs_of(study.frame, choice.run_id),
+        costs=report.costs_of(
+            study.frame, choice.run_id, [*answer.objectives, *_keys(answer.request.constraints)], study.selection.references
+        ),
     )
+
+
+def _keys(constraints: Iterable[Constraint]) -> list[str]:
+    """Metric keys that constraints are about; a verdict is about the task's accuracy."""
+    return [each.key if isinstance(each, Limit) else f"accuracy/{each.task}" for each in constraints]
 
 
 def _by_model(study: Study) -> Table:
@@ -266,6 +312,29 @@ def _latencies(arrays: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
 
 def _record(answer: Recommendation) -> dict[str, Any]:
     return {**dataclasses.asdict(answer), "request": answer.request.name, "sentences": sentences(answer)}
+
+
+def _recommended(study: Study) -> list[str]:
+    """Run ids of the configurations that are recommended, and of their baselines."""
+    every = [*study.recommendations, *(answer for answers in study.by_model.values() for answer in answers)]
+    chosen = dict.fromkeys(answer.choice.run_id for answer in every if answer.choice is not None)
+    baselines = dict.fromkeys(study.selection.merged[run_id].run.tags.get(TAG.BASELINE, "") for run_id in chosen)
+    return [run_id for run_id in chosen | baselines if run_id in study.selection.merged]
+
+
+def _row(one: Merged) -> dict[str, Any]:
+    """What a row rests on, for `slim.registry`: which runs, and the metrics in which it differs from the newest of them."""
+    alone = one.runs[0].metrics
+    return {
+        "runs": [run.run_id for run in one.runs],
+        "stage_runs": stage_runs(one.run),
+        "baseline": one.run.tags.get(TAG.BASELINE),
+        "validity": one.run.tags.get(TAG.VALIDITY),
+        "metrics": {
+            **{key: None for key in alone if key not in one.run.metrics},
+            **{key: value for key, value in one.run.metrics.items() if alone.get(key) != value},
+        },
+    }
 
 
 def _plain(value: Any) -> Any:

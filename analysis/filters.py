@@ -12,6 +12,9 @@ from slim.store import TAG, Reader, StoredRun
 Reason = tuple[str, str]
 """Kind and reason, as in the columns of `analysis.selection.Selection.left_out`."""
 
+Condition = Callable[[StoredRun], Reason | None]
+"""Gives why a run does not pass, and None for one that does."""
+
 
 @dataclass(frozen=True)
 class Filters:
@@ -42,8 +45,28 @@ class Filters:
     group: int | None = None
 
 
-def conditions(store: Reader, filters: Filters, sweeps: Mapping[str, StoredRun]) -> list[Callable[[StoredRun], Reason | None]]:
-    """Return what a run has to pass, in the order in which reasons are told; each gives None for a run that passes."""
+@dataclass(frozen=True)
+class Conditions:
+    """What a run has to pass.
+
+    Attributes:
+        all: in the order in which reasons are told; each gives None for a run that passes.
+        of_reference: those of them that a baseline has to pass which is not looked at itself, and is still what others are judged
+            against: a measurement of the same hardware and protocol that ended.
+        unflagged: that its measurement passed every check.
+    """
+
+    all: tuple[Condition, ...]
+    of_reference: tuple[Condition, ...]
+    unflagged: Condition
+
+    def reason(self, run: StoredRun) -> Reason | None:
+        """Return why a run is left out; None where it is not."""
+        return next((told for condition in self.all if (told := condition(run)) is not None), None)
+
+
+def conditions(store: Reader, filters: Filters, sweeps: Mapping[str, StoredRun]) -> Conditions:
+    """Return what a run has to pass."""
     of_sweeps = _of_sweeps(store, filters.sweeps, sweeps)
     since_s = _since_s(filters.since)
 
@@ -84,17 +107,21 @@ def conditions(store: Reader, filters: Filters, sweeps: Mapping[str, StoredRun])
                 return "protocol", f"other protocol: {key} is {run.params.get(key, 'not set')}"
         return None
 
-    def sound(run: StoredRun) -> Reason | None:
+    def finished(run: StoredRun) -> Reason | None:
         failure = run.tags.get(TAG.FAILURE)
         if run.status == "FAILED":
             return "failed", f"failed:{failure or 'unknown'}"
         if run.status != "FINISHED":
             return "incomplete", f"incomplete: {failure or run.status.lower()}"
-        if not filters.flagged and (run.tags.get(TAG.VALIDITY) or run.metrics.get("validity/ok") == 0):
+        return None
+
+    def unflagged(run: StoredRun) -> Reason | None:
+        if run.tags.get(TAG.VALIDITY) or run.metrics.get("validity/ok") == 0:
             return "invalid", f"invalid:{run.tags.get(TAG.VALIDITY) or 'unknown'}"
         return None
 
-    return [sane, of_sweep, named, tagged, recent, measured, sound]
+    usual = (sane, of_sweep, named, tagged, recent, measured, finished)
+    return Conditions(usual if filters.flagged else (*usual, unflagged), (sane, measured, finished), unflagged)
 
 
 def _of_sweeps(store: Reader, wanted: Sequence[str], sweeps: Mapping[str, StoredRun]) -> set[str] | None:

@@ -51,21 +51,28 @@ def baselines(frame: pd.DataFrame) -> pd.Series:
     return named.where(named.notna() | ~own, pd.Series(frame.index, index=frame.index, dtype=object))
 
 
-def check(frame: pd.DataFrame, constraint: Constraint) -> Checked:
+def check(frame: pd.DataFrame, constraint: Constraint, references: pd.DataFrame | None = None) -> Checked:
     """Hold a constraint against every row of a frame, whatever the row's status: a baseline's value counts also where the row
-    itself cannot be chosen."""
+    itself cannot be chosen.
+
+    Args:
+        frame: configurations.
+        constraint: to hold against them.
+        references: baselines that are not among them (`analysis.selection.Selection`); None is none.
+    """
     if isinstance(constraint, NonInferior):
         return _check_verdict(frame, constraint)
     value = _column(frame, constraint.key)
+    everywhere = value if references is None else pd.concat([value, _column(references, constraint.key)])
     unknown = pd.Series(None, index=frame.index, dtype=object)
     if constraint.factor is None:
         bound = pd.Series(constraint.offset, index=frame.index)
     else:
         reference = baselines(frame)
-        bound = constraint.factor * pd.Series(value.reindex(reference).to_numpy(), index=frame.index) + constraint.offset
+        bound = constraint.factor * pd.Series(everywhere.reindex(reference).to_numpy(), index=frame.index) + constraint.offset
         unknown[bound.isna()] = f"its baseline has no {constraint.key}"
         unknown[reference.isna()] = "it has no baseline"
-        unknown[reference.notna() & ~reference.isin(frame.index)] = "its baseline is not among these runs"
+        unknown[reference.notna() & ~reference.isin(everywhere.index)] = "its baseline is not among these runs"
     unknown[value.isna()] = f"no {constraint.key}" + _near(constraint.key, frame, value)
     slack = value - bound if constraint.at_least else bound - value
     size = bound.abs().where(bound != 0, value.abs().max())
@@ -74,7 +81,10 @@ def check(frame: pd.DataFrame, constraint: Constraint) -> Checked:
 
 
 def applicable(checked: Sequence[Checked], rows: pd.Series) -> tuple[list[Checked], list[str]]:
-    """Separate the constraints that count from those marked ``if measured`` that no row can be judged by.
+    """Separate the constraints that count from those marked ``if measured`` whose metric no candidate has.
+
+    Where it was measured the constraint counts: a row that cannot be judged by it, as it has no baseline, is not taken for one that
+    meets it.
 
     Args:
         checked: constraints held against a frame.
@@ -83,7 +93,7 @@ def applicable(checked: Sequence[Checked], rows: pd.Series) -> tuple[list[Checke
     Returns:
         The constraints that count, and the texts of the others.
     """
-    counts = [bool(c.slack[rows].notna().any()) or not c.constraint.if_measured for c in checked]
+    counts = [bool((c.value.notna() | c.verdict.notna())[rows].any()) or not c.constraint.if_measured for c in checked]
     return (
         [c for c, count in zip(checked, counts, strict=True) if count],
         [c.constraint.text for c, count in zip(checked, counts, strict=True) if not count],

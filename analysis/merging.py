@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from analysis.protocol import served, stage_runs, stages
+from analysis.protocol import identity, served, stage_runs, stages
 from slim import aggregate, impact, precisions
 from slim.store import TAG, StoredRun
 
@@ -20,7 +20,7 @@ class Merged:
     """A configuration and the runs behind it.
 
     Attributes:
-        run: the newest, with the metrics and tags of all.
+        run: the newest, with the metrics and tags of all; its tag of stage runs names those whose figures these are.
         runs: those whose results are in it, newest first.
         superseded: those whose results are not, with the reason.
         changed: its metrics are not those of the newest run alone.
@@ -68,33 +68,50 @@ def merge(runs: Sequence[StoredRun]) -> Merged:
         metrics |= _of(run, new)
         reasons.append(run.tags.get(TAG.VALIDITY, ""))
         if "evaluate" in new:
+            # A verdict goes with the difference that it is about.
+            metrics |= {k: v for k, v in run.metrics.items() if _is_difference(k)}
             kept = (TAG.VERDICT, TAG.COMPARISON, TAG.COMPARISON_REFUSED)
             tags = {k: v for k, v in run.tags.items() if k.startswith(kept)} | tags
-    behind = sorted([*repeats, *(run for run, _ in filled)], key=runs.index)
+    taken: dict[str, set[str]] = {run.run_id: {"profile"} for run in repeats} | {run.run_id: new for run, new in filled}
+    behind = [run for run in runs if run.run_id in taken]
     flags = dict.fromkeys(reason for text in reasons for reason in text.split(",") if reason)
     if flags:
         tags[TAG.VALIDITY] = ",".join(flags)
     valid = [run.metrics["validity/ok"] for run in behind if "validity/ok" in run.metrics]
     if valid:
         metrics["validity/ok"] = 0.0 if flags else min(valid)
-    together: dict[str, list[str]] = {}
-    for run in behind:
-        for stage, run_ids in stage_runs(run).items():
-            together.setdefault(stage, []).extend(r for r in run_ids if r not in together[stage])
-    tags[TAG.STAGE_RUNS] = json.dumps(together)
+    tags[TAG.STAGE_RUNS] = json.dumps(_stage_runs(behind, taken))
     return Merged(replace(newest, metrics=metrics, tags=tags), tuple(behind), tuple(superseded), changed=True)
 
 
-def against_baselines(merged: Sequence[Merged]) -> list[Merged]:
-    """Return comparable configurations, the impact of each being against the baseline that is among them.
+def _stage_runs(behind: Sequence[StoredRun], taken: Mapping[str, set[str]]) -> dict[str, list[str]]:
+    """The stage runs whose results count: the newest run's, and of each other those of the stages that were taken from it."""
+    newest, *older = behind
+    together = {stage: list(run_ids) for stage, run_ids in stage_runs(newest).items()}
+    for run in older:
+        for stage, run_ids in stage_runs(run).items():
+            if stage in taken[run.run_id] or stage not in together:
+                own = together.setdefault(stage, [])
+                own += [run_id for run_id in run_ids if run_id not in own]
+    return together
+
+
+def against_baselines(merged: Sequence[Merged], references: Sequence[Merged] = ()) -> list[Merged]:
+    """Return comparable configurations, the impact of each being against its baseline.
 
     The baseline is the bf16 (else fp16) configuration of the same model with the same engine and engine options. What the store says
     stays where that is what the store compared with and neither was changed by merging, and where the baseline is not here.
+
+    Args:
+        merged: configurations.
+        references: baselines that are not to be among them, each compared with only where its configuration is not.
     """
+    shown = {identity(one.run): one for one in merged}
+    every = [*merged, *(shown.get(identity(one.run), one) for one in references)]
     baselines: dict[tuple[tuple[str, str], ...], Merged] = {}
     for name in reversed(precisions.BASELINES):
-        baselines |= {served(one.run): one for one in reversed(merged) if one.run.params.get("precision") == name}
-    owner = {run.run_id: one for one in merged for run in (*one.runs, *(r for r, _ in one.superseded))}
+        baselines |= {served(one.run): one for one in reversed(every) if one.run.params.get("precision") == name}
+    owner = {run.run_id: shown.get(identity(one.run), one) for one in [*references, *merged] for run in _behind(one)}
     found = []
     for one in merged:
         run = one.run
@@ -104,10 +121,20 @@ def against_baselines(merged: Sequence[Merged]) -> list[Merged]:
             found.append(one)
             continue
         # Differences are of paired items: what the store found against an earlier run of this baseline.
-        kept = {k: v for k, v in run.metrics.items() if not k.startswith("impact/") or "_difference" in k}
+        kept = {k: v for k, v in run.metrics.items() if not k.startswith("impact/") or _is_difference(k)}
         metrics = kept | impact.impact(baseline.run.metrics, run.metrics)
         found.append(replace(one, run=replace(run, metrics=metrics, tags={**run.tags, TAG.BASELINE: baseline.run.run_id})))
     return found
+
+
+def _behind(one: Merged) -> tuple[StoredRun, ...]:
+    """All runs of a configuration, those whose results do not count included."""
+    return (*one.runs, *(run for run, _ in one.superseded))
+
+
+def _is_difference(key: str) -> bool:
+    """Whether a metric is a difference of paired items, or an end of its interval."""
+    return key.startswith("impact/") and "_difference" in key
 
 
 def _is_same(run: StoredRun, other: StoredRun) -> bool:

@@ -70,8 +70,8 @@ def served(run: StoredRun) -> tuple[tuple[str, str], ...]:
 
 
 def variant(run: StoredRun) -> dict[str, str]:
-    """Return what is not in a configuration's name and still says which it is."""
-    return {k: v for k, v in identity(run) if k not in ("model", "precision", "engine")}
+    """Return what is not in a configuration's name and still says which it is; of the model a name has only the short form."""
+    return {k: v for k, v in identity(run) if k not in ("precision", "engine")}
 
 
 def with_environment(store: Reader, runs: Iterable[StoredRun]) -> list[StoredRun]:
@@ -143,6 +143,19 @@ def parts(runs: Sequence[StoredRun], ignore: Iterable[str] = ()) -> tuple[Part, 
         Part(tuple(part), {key: value[axis][key] for axis, key in differing if key in value.get(axis, {})})
         for part, value in zip(found, values, strict=True)
     )
+
+
+def comparable(part: Part, runs: Iterable[StoredRun], ignore: Iterable[str] = ()) -> list[StoredRun]:
+    """Return those of other runs that can be compared with the runs of a part.
+
+    Args:
+        part: of `parts`.
+        runs: to look at.
+        ignore: as for `parts`.
+    """
+    ignored = frozenset(ignore)
+    own = {axis: value for run in part.runs for axis, value in _axes(run, ignored).items()}
+    return [run for run in runs if all(own.get(axis, value) == value for axis, value in _axes(run, ignored).items())]
 
 
 def _values(part: Iterable[StoredRun], axes: Mapping[str, Mapping[str, tuple[tuple[str, str], ...]]]) -> dict[str, Settings]:

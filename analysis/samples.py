@@ -4,9 +4,8 @@ Latencies come from ``requests.parquet`` of each repeat, accuracies from ``sampl
 number a repeat, and those numbers come from the repeats' own metrics.
 """
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias
@@ -15,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from analysis.protocol import stage_runs
 from slim import comparison, models
+from slim.aggregate import combine_repeats
 from slim.errors import ComparisonError, NotStoredError
-from slim.store import TAG, Reader, StoredRun
+from slim.store import Reader, StoredRun
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -78,7 +79,8 @@ class Samples:
         run_id: of the configuration.
         latency: a repeat each: values in ms by ``ttft``, ``tpot``, ``itl`` and ``e2e``, as in `Requests`.
         items: by the ``<task>`` of ``accuracy/<task>``.
-        repeated: metrics of each profile run.
+        repeated: metrics of each repeat: of each profile run or, where configurations that were merged are the repeats, of each of these
+            the mean over its profile runs.
         missing: why there is nothing from ``requests`` or from ``items``.
     """
 
@@ -134,23 +136,24 @@ class Samples:
         return found | {f"accuracy/{head}": (items.correct[items.weight > 0],) for head, items in self.items.items()}
 
 
-def read(store: Reader, configuration: StoredRun) -> Samples:
+def read(store: Reader, configuration: StoredRun, behind: Sequence[StoredRun] = ()) -> Samples:
     """Read the raw samples of a configuration.
 
     Args:
         store: holds its run and those of its stages.
-        configuration: its run.
+        configuration: its run; of a merged one the run with all stage runs (`analysis.merging.Merged`).
+        behind: the runs that were merged; empty is this one alone.
 
     Raises:
         StoreError: the store is away; a run or file that is gone is said in `Samples.missing` instead.
     """
     missing: dict[str, str] = {}
-    profiles = json.loads(configuration.tags.get(TAG.STAGE_RUNS, "{}")).get("profile") or []
+    profiles = stage_runs(configuration).get("profile", ())
     latency: tuple[Mapping[str, Array], ...] = ()
     repeated: tuple[Mapping[str, float], ...] = ()
     try:
         runs = [store.get(run_id) for run_id in profiles]
-        repeated = tuple(run.metrics for run in runs)
+        repeated = _repeated(runs, behind)
         latency = tuple(_requests(store, run) for run in runs)
     except NotStoredError as error:
         missing["requests"] = f"its requests are gone: {error}"
@@ -162,6 +165,15 @@ def read(store: Reader, configuration: StoredRun) -> Samples:
     except ComparisonError as error:
         missing["items"] = str(error)
     return Samples(configuration.run_id, latency, items, repeated, missing)
+
+
+def _repeated(profiles: Sequence[StoredRun], behind: Sequence[StoredRun]) -> tuple[Mapping[str, float], ...]:
+    """The metrics of each repeat."""
+    own = [set(stage_runs(run).get("profile", ())) for run in behind]
+    groups = [found for ids in own if (found := [run.metrics for run in profiles if run.run_id in ids])]
+    if len(groups) < 2:
+        return tuple(run.metrics for run in profiles)
+    return tuple(combine_repeats(group)[0] for group in groups)
 
 
 def statistic_of(values: Array, statistic: str) -> Array:

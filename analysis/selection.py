@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from analysis import cache, frame, protocol
-from analysis.filters import Filters, check, conditions, ended_ms
+from analysis.filters import Conditions, Filters, check, conditions, ended_ms
 from analysis.merging import Merged, against_baselines, merge
+from slim import precisions
 from slim.errors import UserError
 from slim.store import TAG, Reader, StoredRun
 
@@ -46,11 +47,16 @@ class Selection:
         left_out: ``configuration``, ``run_id``, ``kind`` (``damaged``, ``filtered``, ``failed``, ``incomplete``, ``invalid``, ``superseded``,
             ``hardware``, ``protocol`` or ``group``) and ``reason``.
         groups: of comparable configurations.
+        references: baselines of those in the frame that are left out themselves, as flagged or by a filter, and can be compared with
+            them; like the frame. What is said of a configuration is held against its baseline all the same.
+        merged: the runs behind each row of frame and references, by run id.
     """
 
     frame: pd.DataFrame
     left_out: pd.DataFrame
     groups: tuple[Group, ...]
+    references: pd.DataFrame
+    merged: Mapping[str, Merged]
 
     def comparable(self) -> pd.DataFrame:
         """Return the frame.
@@ -96,12 +102,13 @@ def select(store: Reader, filters: Filters = EVERYTHING, *, whole: bool = False)
     passes = conditions(store, filters, sweeps)
     kept = []
     for run in runs:
-        reason = next((told for condition in passes if (told := condition(run)) is not None), None)
+        reason = passes.reason(run)
         if reason is None:
             kept.append(run)
         else:
             left_out.append((run, *reason))
-    kept.sort(key=lambda run: (-(run.end_unix_s or run.start_unix_s), run.run_id))
+    kept.sort(key=_newest)
+    spare = sorted((run for run, *_ in left_out if all(one(run) is None for one in passes.of_reference)), key=_newest)
     parts = protocol.parts(kept, filters.ignore)
     if filters.group is not None:
         if not 1 <= filters.group <= len(parts):
@@ -113,16 +120,52 @@ def select(store: Reader, filters: Filters = EVERYTHING, *, whole: bool = False)
                 left_out += [(run, "group", f"of group {number}: {_settings(part.differs)}") for run in part.runs]
         parts = (replace(parts[filters.group - 1], differs={}),)
     merged: list[tuple[int, Merged]] = []
+    references: list[tuple[int, Merged]] = []
     for number, part in enumerate(parts, 1):
-        by_identity: dict[tuple[tuple[str, str], ...], list[StoredRun]] = {}
-        for run in part.runs:
-            by_identity.setdefault(protocol.identity(run), []).append(run)
-        found = against_baselines([merge(same) for same in by_identity.values()])
+        beside = _references(part, spare, passes, filters.ignore)
+        found = against_baselines([merge(same) for same in _by_identity(part.runs)], beside)
         merged += [(number, one) for one in found]
+        named = {one.run.tags.get(TAG.BASELINE) for one in found}
+        references += [(number, one) for one in beside if one.run.run_id in named]
         left_out += [(run, "superseded", reason) for one in found for run, reason in one.superseded]
     ids = [tuple(one.run.run_id for n, one in merged if n == number) for number in range(1, len(parts) + 1)]
     groups = tuple(Group(n, run_ids, part.differs) for n, (run_ids, part) in enumerate(zip(ids, parts, strict=True), 1))
-    return Selection(_frame(merged), _left_out(left_out), groups)
+    return Selection(
+        _frame(merged),
+        _left_out(left_out),
+        groups,
+        _frame(references),
+        {one.run.run_id: one for _, one in [*merged, *references]},
+    )
+
+
+def _by_identity(runs: Iterable[StoredRun]) -> list[list[StoredRun]]:
+    found: dict[tuple[tuple[str, str], ...], list[StoredRun]] = {}
+    for run in runs:
+        found.setdefault(protocol.identity(run), []).append(run)
+    return list(found.values())
+
+
+def _references(part: protocol.Part, spare: Iterable[StoredRun], passes: Conditions, ignore: Iterable[str]) -> list[Merged]:
+    """What may be the baseline of a part's configurations among the runs that are left out; flagged ones only where there is no other."""
+    named = {run.tags.get(TAG.BASELINE) for run in part.runs}
+    served = {protocol.served(run) for run in part.runs}
+    possible = [
+        run
+        for run in spare
+        if run.run_id in named or (run.params.get("precision") in precisions.BASELINES and protocol.served(run) in served)
+    ]
+    found = []
+    for same in _by_identity(protocol.comparable(part, possible, ignore)):
+        sound = [run for run in same if passes.unflagged(run) is None]
+        one = merge(protocol.parts(sound or same, ignore)[0].runs)
+        others = ((run, f"superseded by run {one.run.run_id}") for run in same if run not in one.runs)
+        found.append(replace(one, superseded=tuple(others)))
+    return found
+
+
+def _newest(run: StoredRun) -> tuple[float, str]:
+    return -(run.end_unix_s or run.start_unix_s), run.run_id
 
 
 def refusal(groups: Sequence[Group]) -> str:

@@ -13,7 +13,8 @@ from analysis import pareto, samples, uncertainty
 from analysis.constraints import parse_constraint, parse_objectives
 from analysis.filters import Filters
 from analysis.pareto import Front
-from analysis.recommend import DEPLOYMENTS, Recommendation, named, recommend, request
+from analysis.recommend import DEPLOYMENTS, Recommendation, recommend, request
+from analysis.recommend import named as deployment
 from analysis.recommend.deployments import ACCURACY, ENERGY, LATENCY, MEMORY
 from analysis.samples import Samples
 from analysis.selection import Selection, select
@@ -61,7 +62,7 @@ class Question:
         for text in self.constraints:
             parse_constraint(text)
         for name in self.deployments:
-            named(name)
+            deployment(name)
         if self.weights and not self.objectives:
             raise UserError("weights are of named objectives; name these too")
         if self.objectives:
@@ -106,10 +107,14 @@ class Study:
     notes: tuple[str, ...]
 
     @cached_property
+    def named(self) -> pd.DataFrame:
+        """The frame, in which configurations of the same name are told apart."""
+        return _named(self.frame)
+
+    @cached_property
     def names(self) -> Mapping[str, str]:
-        """Names of the configurations by run id, told apart where two bear the same."""
-        rows = zip(self.frame.index, self.frame["configuration"], self.frame["variant"], strict=True)
-        return {str(run_id): f"{name} ({variant})" if variant else name for run_id, name, variant in rows}
+        """Those names by run id."""
+        return {str(run_id): name for run_id, name in self.named["configuration"].items()}
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -140,11 +145,12 @@ def make(store: Reader, question: Question | None = None, filters: Filters | Non
     frame = selection.comparable()
     if frame.empty:
         raise UserError(_nothing(store, selection))
-    objectives = _objectives(frame, question)
+    objectives, unmeasured = _objectives(frame, question)
     raw: dict[str, Samples] = {}
-    notes = []
+    notes = [*_judged_against(selection), *unmeasured]
     if len(frame) <= _MOST_SAMPLED:
-        raw = {str(run_id): samples.read(store, store.get(str(run_id))) for run_id in frame.index}
+        rows = {run_id: selection.merged[run_id] for run_id in map(str, frame.index)}
+        raw = {run_id: samples.read(store, one.run, one.runs) for run_id, one in rows.items()}
     else:
         notes.append(
             f"Raw samples of {len(frame)} configurations are not read (at most {_MOST_SAMPLED}): their intervals are redrawn."
@@ -159,7 +165,8 @@ def make(store: Reader, question: Question | None = None, filters: Filters | Non
     else:
         notes.append("Fewer than two objectives were measured, so there is no Pareto front.")
     models = sorted(set(frame["model"].dropna()))
-    each = {model: _recommend(frame[frame["model"] == model], question, filters) for model in models}
+    named = _named(frame)
+    each = {model: _recommend(named[frame["model"] == model], selection.references, question, filters) for model in models}
     return Study(
         question=question,
         filters=filters,
@@ -169,28 +176,48 @@ def make(store: Reader, question: Question | None = None, filters: Filters | Non
         objectives=objectives,
         front=front,
         sureness=sureness,
-        recommendations=_recommend(frame, question, filters),
+        recommendations=_recommend(named, selection.references, question, filters),
         by_model=each if len(models) > 1 else {},
         samples=raw,
         notes=tuple(notes),
     )
 
 
-def _objectives(frame: pd.DataFrame, question: Question) -> tuple[str, ...]:
-    """Metric keys of the front: those that were named, else those of the usual ones that were measured."""
+def _named(frame: pd.DataFrame) -> pd.DataFrame:
+    rows = zip(frame["configuration"], frame["variant"], strict=True)
+    return frame.assign(configuration=[f"{name} ({variant})" if variant else name for name, variant in rows])
+
+
+def _objectives(frame: pd.DataFrame, question: Question) -> tuple[tuple[str, ...], list[str]]:
+    """Metric keys of the front, and what is to be said of objectives that were named and that nothing measured.
+
+    Raises:
+        UserError: none of those that were named was measured.
+    """
     wanted = parse_objectives(question.objectives or (ACCURACY, LATENCY, ENERGY, MEMORY))
-    keys = [objective.measured(frame) or (objective.key if question.objectives else None) for objective in wanted]
-    return tuple(key for key in keys if key is not None)
+    keys = {objective.text: objective.measured(frame) for objective in wanted}
+    missing = [text for text, key in keys.items() if key is None] if question.objectives else []
+    if len(missing) == len(wanted):
+        raise UserError(f"no configuration has {', nor '.join(missing)}; allowed: objectives that some of them have")
+    told = [f"Not in the Pareto front, since nothing measured it: {', '.join(missing)}."] if missing else []
+    return tuple(key for key in keys.values() if key is not None), told
 
 
-def _recommend(frame: pd.DataFrame, question: Question, filters: Filters) -> tuple[Recommendation, ...]:
-    requests = [named(name).demanding(question.constraints) for name in question.deployments]
+def _judged_against(selection: Selection) -> list[str]:
+    """Say which baselines are not compared themselves, and why."""
+    reasons = dict(zip(selection.left_out["run_id"], selection.left_out["reason"], strict=True))
+    told = [f"{name} ({reasons[run_id]})" for run_id, name in _named(selection.references)["configuration"].items()]
+    return [f"Left out, and still the baseline that others are judged against: {', '.join(told)}."] if told else []
+
+
+def _recommend(frame: pd.DataFrame, references: pd.DataFrame, question: Question, filters: Filters) -> tuple[Recommendation, ...]:
+    requests = [deployment(name).demanding(question.constraints) for name in question.deployments]
     # The balanced answer is the one to read first.
     requests.sort(key=lambda one: one.name != "balanced")
     if question.objectives or (question.constraints and not requests):
         own = question.objectives or (ACCURACY, LATENCY, ENERGY, MEMORY)
         requests.insert(0, request(own, question.constraints, name=ASKED, weights=question.weights))
-    return tuple(recommend(frame, one, keep_flagged=filters.flagged) for one in requests)
+    return tuple(recommend(frame, one, references=references, keep_flagged=filters.flagged) for one in requests)
 
 
 def _nothing(store: Reader, selection: Selection) -> str:

@@ -165,11 +165,13 @@ def round_of_ours(home: Path, source: ModelSource, made: Path) -> Cost:
         assert spooled is not None
         run = store.begin("configuration", name, params=params, tags={TAG.KEY: "c", TAG.CONFIG: name})
         stage = store.log_stage(spooled, name=name, parent=run, params=params, tags={})
-        store.log(run, metrics={"accuracy/mean": 0.5}, tags={TAG.STAGE_RUNS: json.dumps({"quantize": [stage.run_id]})})
+        stages = {"quantize": [stage.run_id]}
+        store.log(run, metrics={"accuracy/mean": 0.5}, tags={TAG.STAGE_RUNS: json.dumps(stages)})
         store.finish(run)
         answers = [{"request": "balanced", "choice": {"run_id": run}, "sentences": [""]}]
         with tempfile.TemporaryDirectory() as files:
-            said = {"recommendations": answers, "by_model": {}}
+            row = {"runs": [run], "stage_runs": stages, "baseline": None, "validity": None, "metrics": {}}
+            said = {"rows": {run: row}, "recommendations": answers, "by_model": {}}
             (Path(files) / "recommendations.json").write_text(json.dumps(said), encoding="utf-8")
             study = store.log_study(Path(files), name="study", params={}, recommended={"balanced": run})
         done = registry.register(registry.Question(study.run_id), store.tracking_uri)

@@ -1,6 +1,9 @@
 """Options and words that `study` and `report` share."""
 
-from collections.abc import Callable
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +58,7 @@ question = opt.options(
         "--published",
         type=opt.TEXT,
         default="",
-        help="Study the printed figures of `slim_eval` or `bnb_llama32_1b` instead, from the experiment slim-published.",
+        help="Study the printed figures of `slim_eval` or `bnb_llama32_1b` instead, from the experiment slim-published; without --experiment.",
     ),
     click.option("--draws", type=opt.COUNT, default="", help="Redraws of the measurements.  [default: 2000]"),
     click.option("--seed", type=opt.WHOLE, default="", help="Seed of the redraws.  [default: 42]"),
@@ -65,6 +68,7 @@ question = opt.options(
 
 def make(
     *,
+    writes: bool,
     objectives: list[str] | None,
     constraints: str | None,
     weights: list[str] | None,
@@ -84,10 +88,13 @@ def make(
     experiment: str | None,
     tracking_uri: str | None,
 ) -> "tuple[Store, Study]":
-    """Compute the study that the options ask for; the store stays as it is, but for published figures."""
+    """Compute the study that the options ask for.
+
+    The store stays as it is, but for published figures, which are put into it where the study ``writes``.
+    """
     from analysis import study
     from analysis.filters import Filters
-    from slim.store import Store, default_tracking_uri, experiment_of
+    from slim.store import TAG, Store, default_tracking_uri, experiment_of
 
     given = {"objectives": objectives, "deployments": deployments, "draws": draws, "seed": seed}
     asked = study.Question(
@@ -109,15 +116,9 @@ def make(
     )
     uri = tracking_uri or default_tracking_uri()
     if published:
-        from analysis.published import EXPERIMENT, runs
-        from slim.store import keep
-
-        printed = runs(published)
-        store = Store.open(uri, EXPERIMENT)
-        assert store is not None
-        keep(store, printed)
-        filters = Filters(**{**vars(filters), "tags": {**filters.tags, "slim.published": published}})
-        return store, study.make(store, asked, filters)
+        with _published(published, experiment, uri if writes else None) as store:
+            filters = replace(filters, tags={**filters.tags, TAG.PUBLISHED: published})
+            return store, study.make(store, asked, filters)
     name = experiment_of(uri, opt.joined_run(), experiment or "slim")
     store = Store.open(uri, name, create=False)
     if store is None:
@@ -125,6 +126,30 @@ def make(
             f"there is no experiment {name!r} in {redact(uri)}; run a sweep first, or name another with --experiment"
         )
     return store, study.make(store, asked, filters)
+
+
+@contextlib.contextmanager
+def _published(name: str, experiment: str | None, uri: str | None) -> "Iterator[Store]":
+    """Give a store with the printed figures of a study: the one at an address, where they stay, or without one another, which is gone
+    after the block."""
+    from analysis import cache
+    from analysis.published import EXPERIMENT, runs
+    from slim.store import Store, keep
+
+    printed = runs(name)
+    if experiment is not None:
+        raise ConfigError(
+            f"--experiment: {experiment!r} cannot be with --published, whose figures are in {EXPERIMENT}; leave it empty"
+        )
+    with tempfile.TemporaryDirectory() as directory:
+        store = Store.open(uri or f"sqlite:///{directory}/mlflow.db", EXPERIMENT)
+        assert store is not None
+        keep(store, printed)
+        try:
+            yield store
+        finally:
+            if uri is None:
+                cache.forget(store)
 
 
 def show(console: Console, found: "Study") -> None:

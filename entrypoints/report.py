@@ -29,7 +29,7 @@ def main(out: str, formats: list[str] | None, **values: Any) -> None:
     if not out.strip():
         raise ConfigError("--out is empty; name a directory, such as report")
     evidence.check(Path(out), asked)
-    _, found = _study.make(**values)
+    _, found = _study.make(writes=False, **values)
     path = evidence.write(found, Path(out), formats=asked)
     Console(width=None if sys.stdout.isatty() else 160).print(f"Wrote {path}", highlight=False, markup=False, soft_wrap=True)
     opt.explain_joined_run(f"A report, written to {path}.")

@@ -21,7 +21,7 @@ def main(dry_run: bool, **values: Any) -> None:
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 160)
-    store, found = _study.make(**values)
+    store, found = _study.make(writes=not dry_run, **values)
     _study.show(console, found)
     if dry_run:
         opt.explain_joined_run("A dry run: nothing was written.")

@@ -5,8 +5,9 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,43 @@ def replacing(target: Path) -> Iterator[Path]:
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_files(directory: Path, earlier: Iterable[str] = ()) -> Iterator[Path]:
+    """Give an empty directory to write into; when the block ends without an error, its files go to their places below ``directory``.
+
+    There they replace files of the same name, and others stay. When the block fails, everything is as it was.
+
+    Args:
+        directory: made when missing.
+        earlier: names of files below it, which an earlier writer left: those that are not written anew are removed.
+
+    Raises:
+        FileExistsError: a directory is where a file has to go, or a file where a directory has to be; nothing is changed then.
+    """
+    is_new = not directory.exists()
+    directory.mkdir(parents=True, exist_ok=True)
+    # Inside it, so that it is on the same disk and in a place that can be written.
+    aside = Path(tempfile.mkdtemp(dir=directory, prefix=".", suffix=".partial"))
+    try:
+        yield aside
+        written = sorted(file.relative_to(aside) for file in aside.rglob("*") if file.is_file())
+        for name in written:
+            if (directory / name).is_dir():
+                raise FileExistsError(f"{str(directory / name)!r} is a directory")
+            above = next((one for one in (directory / name).parents if one.exists()), directory)
+            if not above.is_dir():
+                raise FileExistsError(f"{str(above)!r} is a file")
+        for name in written:
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (aside / name).replace(directory / name)
+        for gone in set(earlier) - {name.as_posix() for name in written}:
+            (directory / gone).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        if is_new and not any(directory.iterdir()):
+            directory.rmdir()
 
 
 def read_json(path: Path) -> Any:

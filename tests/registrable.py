@@ -94,9 +94,13 @@ def make(store: Store, home: Path, model: Path, short: str, configurations: Mapp
 
 
 def study(
-    made: Made, home: Path, recommended: Mapping[str, str | None], by_model: Mapping[str, Mapping[str, str | None]] | None = None
+    made: Made,
+    home: Path,
+    recommended: Mapping[str, str | None],
+    by_model: Mapping[str, Mapping[str, str | None]] | None = None,
+    rows: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> StoredRun:
-    """Log a study that recommends configurations, named as in `Made.runs`, by deployment."""
+    """Log a study that recommends configurations, named as in `Made.runs`, by deployment; each run is a row by itself but for ``rows``."""
 
     def answers(chosen: Mapping[str, str | None]) -> list[dict[str, Any]]:
         return [
@@ -110,10 +114,25 @@ def study(
 
     directory = home / f"study-{len(list(home.glob('study-*')))}"
     directory.mkdir()
-    said = {"recommendations": answers(recommended), "by_model": {k: answers(v) for k, v in (by_model or {}).items()}}
+    said = {
+        "rows": {run_id: _row(made.store.get(run_id)) for run_id in made.runs.values()} | dict(rows or {}),
+        "recommendations": answers(recommended),
+        "by_model": {k: answers(v) for k, v in (by_model or {}).items()},
+    }
     (directory / "recommendations.json").write_text(json.dumps(said))
     chosen = {deployment: made.runs[name] for deployment, name in recommended.items() if name is not None}
     return made.store.log_study(directory, name="a study", params={}, recommended=chosen)
+
+
+def _row(run: StoredRun) -> dict[str, Any]:
+    stage_runs = json.loads(run.tags[TAG.STAGE_RUNS])
+    return {
+        "runs": [run.run_id],
+        "stage_runs": stage_runs,
+        "baseline": run.tags.get(TAG.BASELINE),
+        "validity": None,
+        "metrics": {},
+    }
 
 
 def _spooled(spool: Spool, stage: Stage, key: str, source: Path) -> Spooled:

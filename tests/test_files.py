@@ -94,3 +94,42 @@ def test_home(environment: dict[str, str], expected: str, monkeypatch: pytest.Mo
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert files.home() == Path(expected)
+
+
+def tree(directory: Path) -> dict[str, str]:
+    return {file.relative_to(directory).as_posix(): file.read_text() for file in directory.rglob("*") if file.is_file()}
+
+
+def test_files_replace_earlier_ones_and_leave_others(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "out"
+    with files.replacing_files(target) as aside:
+        (aside / "sub").mkdir()
+        (aside / "sub" / "old").write_text("1")
+        (aside / "both").write_text("1")
+        assert [path for path in target.iterdir() if path != aside] == []
+    (target / "sub" / "mine").write_text("mine")
+    with files.replacing_files(target, ["sub/old", "both", "gone"]) as aside:
+        (aside / "both").write_text("2")
+    assert tree(target) == {"sub/mine": "mine", "both": "2"}
+
+
+@pytest.mark.parametrize("fault", ["error", "directory", "file"])
+def test_files_that_cannot_all_be_replaced_leave_everything_as_it_was(tmp_path: Path, fault: str) -> None:
+    target = tmp_path / "out"
+    (target / "taken").mkdir(parents=True)
+    (target / "taken" / "mine").write_text("mine")
+    (target / "a").write_text("1")
+    before = tree(target)
+    with pytest.raises(FileExistsError), files.replacing_files(target, ["a"]) as aside:
+        (aside / "a").write_text("2")
+        if fault == "directory":
+            (aside / "taken").write_text("2")
+        elif fault == "file":
+            (aside / "taken" / "mine").mkdir(parents=True)
+            (aside / "taken" / "mine" / "deep").write_text("2")
+        else:
+            raise FileExistsError
+    assert tree(target) == before
+    with pytest.raises(KeyboardInterrupt), files.replacing_files(tmp_path / "new") as aside:
+        raise KeyboardInterrupt
+    assert not (tmp_path / "new").exists()

@@ -18,6 +18,7 @@ from slim import checkpoint as checkpoints
 from slim import registry
 from slim.errors import ConfigError, StoreError
 from slim.registry import VERSION, Question
+from slim.registry.versions import Registry
 from slim.store import TAG, Store
 from slim.store.checkpoints import local_directory
 from tests import registrable
@@ -418,6 +419,27 @@ def test_each_model_of_a_study(made: Made, store: Store, tmp_path: Path, tiny_mo
     ]
     with pytest.raises(ConfigError, match="one base model"):
         register(made, found.run_id, each_model=True, name="mine")
+
+
+def test_two_models_of_one_short_name_are_refused_in_one_call(made: Made, store: Store, tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "second").mkdir()
+    extra = {ORIGINAL: {}, QUANTIZED: {}}
+    second = registrable.make(store, tmp_path / "second", tiny_model, made.source.name, extra)
+    both = Made(store, made.source, {**made.runs, "second": second.runs[QUANTIZED]}, made.spool)
+    found = study(both, tmp_path, {"balanced": QUANTIZED}, {"a": {"balanced": OTHER}, "b": {"balanced": "second"}})
+    before = state(made)
+    with pytest.raises(ConfigError) as refused:
+        register(made, found.run_id, each_model=True)
+    assert str(made.source) in str(refused.value) and str(second.source) in str(refused.value)
+    assert state(made) == before
+
+
+def test_a_registered_model_is_not_given_to_another_base_model(store: Store) -> None:
+    registered = Registry(store)
+    name = f"slim-x{next(_names)}"
+    registered.ensure_model(name, "", {VERSION.MODEL: "a/x"})
+    with pytest.raises(ConfigError, match="is of 'a/x', not of 'b/x'"):
+        registered.ensure_model(name, "", {VERSION.MODEL: "b/x"})
 
 
 def test_wrong_input_is_one_line(made: Made, tmp_path: Path) -> None:

@@ -119,6 +119,24 @@ def test_the_loader_travels_alone() -> None:
 # A server
 
 
+@pytest.mark.parametrize("source", ["vllm", "transformers"])
+def test_original_weights_are_served_as_they_were_measured(store: Store, tiny_model: Path, source: str) -> None:
+    identity = {"model": str(tiny_model), "revision": f"sha256:{source}", "precision": "bf16", "method": "none"}
+    runs = {}
+    for engine, size, failure in (("vllm", 128, None), ("transformers", 256, None), ("vllm", 64, "engine_crash")):
+        params = {**identity, "engine": engine, "hardware": "CPU", "engine_options.max_model_len": size}
+        run = store.begin("configuration", f"tiny/bf16@{engine}", params=params, tags={TAG.STAGE_RUNS: "{}"})
+        store.finish(run, failure=failure)
+        runs.setdefault(engine, run)
+    model = store.client.create_logged_model(
+        store.experiment_id, name="tiny-bf16", source_run_id=runs[source], params={**identity, "revision": "other"}
+    )
+    found = registered.find(model.model_id, store.tracking_uri)
+    assert found.configuration is not None
+    assert found.configuration.run_id == runs["vllm"]
+    assert target.measured_options(found.params).max_model_len == 128
+
+
 def asked(replies: dict[str, Any]) -> smoke.Ask:
     return lambda path, body: replies[path] if isinstance(replies[path], dict) else replies[path](body)
 

@@ -73,7 +73,7 @@ def degradation(frame: pd.DataFrame) -> Bars | Absent:
                 Series(
                     str(kind),
                     rows["precision"].iloc[0],
-                    int(rows["variant"].iloc[0]),
+                    int(rows["engine_number"].iloc[0]),
                     _plain(found.mean()),
                     _plain(found.min().where(spread)),
                     _plain(found.max().where(spread)),
@@ -118,7 +118,7 @@ def _panel(frame: pd.DataFrame, key: str, title: str, stderr: bool = False) -> B
         bounds = [_bounds(by_group[g], key, stderr) if g in by_group else None for g in groups]
         if any(v is not None for v in values):
             low, high = tuple(b[0] if b else None for b in bounds), tuple(b[1] if b else None for b in bounds)
-            series.append(Series(str(kind), rows["precision"].iloc[0], int(rows["variant"].iloc[0]), values, low, high))
+            series.append(Series(str(kind), rows["precision"].iloc[0], int(rows["engine_number"].iloc[0]), values, low, high))
     return BarPanel(title, tuple(groups), tuple(series))
 
 
@@ -129,7 +129,7 @@ def _by_task(frame: pd.DataFrame, shown: Sequence[str]) -> BarPanel:
         bounds = [_bounds(row, f"accuracy/{task}", stderr=True) for task in shown]
         if any(v is not None for v in values):
             low, high = tuple(b[0] if b else None for b in bounds), tuple(b[1] if b else None for b in bounds)
-            series.append(Series(row["series"], row["precision"], int(row["variant"]), values, low, high))
+            series.append(Series(row["series"], row["precision"], int(row["engine_number"]), values, low, high))
     return BarPanel("", tuple(words(task) for task in shown), tuple(series))
 
 

@@ -50,7 +50,7 @@ def _box(row: pd.Series, values: npt.NDArray[np.float64]) -> Box | None:
     if not len(values):
         return None
     p5, p25, p50, p75, p95, p99 = (float(v) for v in np.percentile(values, [5, 25, 50, 75, 95, 99]))
-    return Box(row["label"], row["precision"], int(row["variant"]), len(values), p5, p25, p50, p75, p95, p99)
+    return Box(row["label"], row["precision"], int(row["engine_number"]), len(values), p5, p25, p50, p75, p95, p99)
 
 
 def draw(record: Boxes) -> Any:

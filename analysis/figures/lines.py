@@ -25,7 +25,7 @@ def throughput(frame: pd.DataFrame) -> Lines | Absent:
             known = [(float(n), v) for n, key in steps if (v := value(row, key)) is not None]
             if len(known) > 1:
                 x, y = zip(*known, strict=True)
-                lines.append(Line(row["series"], row["precision"], int(row["variant"]), x, y))
+                lines.append(Line(row["series"], row["precision"], int(row["engine_number"]), x, y))
         if lines:
             panels.append(LinePanel(str(group), tuple(lines)))
     if not panels:

@@ -33,7 +33,7 @@ def performance(frame: pd.DataFrame) -> Radar | Absent:
                 values = tuple(None if value(row, key) is None else 1.0 for key in keys)
             else:
                 continue
-            series.append(Series(row["series"], row["precision"], int(row["variant"]), values))
+            series.append(Series(row["series"], row["precision"], int(row["engine_number"]), values))
         if len(series) > 1:
             panels.append(RadarPanel(str(group), tuple(series)))
     if not panels:

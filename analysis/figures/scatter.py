@@ -51,7 +51,7 @@ def _point(row: pd.Series, x: str, y: str, on_front: bool) -> Point:
         model=row["short"],
         precision=row["precision"],
         series=row["series"],
-        variant=int(row["variant"]),
+        variant=int(row["engine_number"]),
         x=float(row[x]),
         y=float(row[y]),
         on_front=on_front,

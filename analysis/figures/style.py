@@ -46,6 +46,7 @@ _SETTINGS = {
     "ytick.major.width": 0.6,
     "hatch.linewidth": 0.5,
     "legend.frameon": False,
+    "text.parse_math": False,  # a name may hold dollars
     "svg.fonttype": "path",
     "svg.hashsalt": "slim",  # else the names of clip paths differ from run to run
     "pdf.fonttype": 42,

@@ -40,7 +40,7 @@ class Update:
         kept: how many trials were there already and stay as they are.
         rebuilt: why the study was made anew; None when it was not.
         waiting: run ids of configurations that have not ended, which are not in the study yet.
-        dropped: constraints marked ``if measured`` that no configuration can be judged by.
+        dropped: constraints marked ``if measured`` whose metric no configuration has.
     """
 
     study: "Study"
@@ -56,6 +56,7 @@ def update(
     objectives: Iterable[str],
     constraints: Iterable[str] = (),
     *,
+    references: pd.DataFrame | None = None,
     storage: str | Path | None = None,
     name: str = "slim",
 ) -> Update:
@@ -70,6 +71,7 @@ def update(
         frame: from `analysis.frame`, of one hardware. Runs that are not in it leave the study.
         objectives: metric keys, as `analysis.constraints` reads them.
         constraints: likewise.
+        references: baselines that constraints are relative to and that get no trial (`analysis.selection.Selection`); None is none.
         storage: a database URL (``sqlite:///study.db``) or a journal file (``study.log``); None keeps it in memory.
         name: of the study within the storage.
 
@@ -83,7 +85,7 @@ def update(
     ended = frame["status"].isin(ENDED)
     finished = frame["status"] == FINISHED
     keys = [objective.measured(frame[finished]) or objective.key for objective in parse_objectives(objectives)]
-    checked, dropped = applicable([check(frame, parse_constraint(text)) for text in constraints], finished)
+    checked, dropped = applicable([check(frame, parse_constraint(text), references) for text in constraints], finished)
     wanted = trials(frame[ended], keys, checked)
     stated = [each.constraint.text for each in checked]
     with quiet():

@@ -11,7 +11,7 @@ from analysis.recommend.records import (
     Slack,
     WeightRange,
 )
-from analysis.recommend.words import sentences
+from analysis.recommend.words import meaning, sentences
 
 __all__ = [
     "DEPLOYMENTS",
@@ -23,6 +23,7 @@ __all__ = [
     "RunnerUp",
     "Slack",
     "WeightRange",
+    "meaning",
     "named",
     "recommend",
     "request",

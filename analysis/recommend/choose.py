@@ -20,7 +20,9 @@ NO_OBJECTIVE = "no objective was measured"
 """Why configurations with nothing wrong are left out where every objective was dropped."""
 
 
-def recommend(frame: pd.DataFrame, request: Request, *, keep_flagged: bool = True) -> Recommendation:
+def recommend(
+    frame: pd.DataFrame, request: Request, *, references: pd.DataFrame | None = None, keep_flagged: bool = True
+) -> Recommendation:
     """Return which configuration of a frame to deploy.
 
     With one objective the choice is the best of those that meet every constraint; with several it is the nearest to their ideal
@@ -31,6 +33,7 @@ def recommend(frame: pd.DataFrame, request: Request, *, keep_flagged: bool = Tru
     Args:
         frame: from `analysis.frame`, of one hardware; baselines included, since constraints may be relative to them.
         request: what is asked for.
+        references: baselines that constraints are relative to and that cannot be chosen (`analysis.selection.Selection`); None is none.
         keep_flagged: whether configurations count whose measurement did not pass every check. They do unless said otherwise,
             since a whole device may be flagged (a power cap); the answer tells how many they are.
 
@@ -44,8 +47,8 @@ def recommend(frame: pd.DataFrame, request: Request, *, keep_flagged: bool = Tru
     keys = {objective: objective.measured(frame[candidates]) for objective in request.objectives}
     dropped = {objective.text: "no configuration has it" for objective, key in keys.items() if key is None}
     objectives = tuple(key for key in keys.values() if key is not None)
-    checked, idle = applicable([check(frame, constraint) for constraint in request.constraints], candidates)
-    dropped |= dict.fromkeys(idle, "no configuration can be judged by it")
+    checked, idle = applicable([check(frame, constraint, references) for constraint in request.constraints], candidates)
+    dropped |= dict.fromkeys(idle, "not measured")
 
     known = frame.reindex(columns=list(objectives)).astype("float64")
     judged = candidates & known.notna().all(axis=1)

@@ -1,5 +1,6 @@
 """A recommendation in sentences, for a terminal or the top of a report."""
 
+from analysis.labels import title
 from analysis.recommend.choose import NO_OBJECTIVE
 from analysis.recommend.records import Excluded, Option, Recommendation, Slack
 from slim.metrics import format_value, get
@@ -26,6 +27,20 @@ def sentences(answer: Recommendation) -> tuple[str, ...]:
     if told:
         lines.append("Could not be judged: " + _listed(told) + ".")
     return tuple(lines)
+
+
+def meaning(answer: Recommendation) -> str:
+    """Return what is asked for in a sentence; of a user's own objectives it is made from their names. Empty when none was measured."""
+    names = [title(key) for key in answer.objectives]
+    if answer.request.meaning or not names:
+        return answer.request.meaning
+    if len(names) == 1:
+        return f"The best in {names[0]}."
+    shares = [each.weight for each in answer.weights]
+    if shares and max(shares) - min(shares) > 1e-9:
+        names = [f"{name} ({share:.0%} of the weight)" for name, share in zip(names, shares, strict=True)]
+        return f"The nearest to the best of {'; '.join(names)}."
+    return f"The nearest to the best of {'; '.join(names)}: they weigh the same."
 
 
 def quantity(key: str, value: float, *, signed: bool = False) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from analysis.figures.records import Drawn
-from analysis.figures.rows import first_known, interval, known, tasks, value
-from analysis.labels import label, number
+from analysis.figures.rows import first_known, interval, known, tasks, unique, value
+from analysis.labels import label, number, title
 from analysis.report.data import Column, Configuration, Cost, Image, Reason, Recommendation, ReportData, View
 from analysis.tables import Table
 from slim import metrics, standins
@@ -48,11 +48,12 @@ _VIEWS = (
 
 def build(
     frame: pd.DataFrame,
-    title: str,
+    heading: str,
     *,
     recommendations: Sequence[Recommendation] = (),
     facts: Sequence[tuple[str, str]] = (),
-    columns: Sequence[str] | None = None,
+    objectives: Sequence[str] = (),
+    asked: Sequence[str] = (),
     tables: Sequence[Table] = (),
     drawn: Iterable[Drawn] = (),
     left_out: Sequence[Reason] = (),
@@ -62,29 +63,30 @@ def build(
 
     Args:
         frame: from `analysis.frame`; configurations that did not finish are named among those left out.
-        title: what was studied.
+        heading: what was studied.
         recommendations: the most important first.
         facts: put before models, engines, hardware and the number of configurations, which come from the frame.
-        columns: metric keys of the table; None is those of the usual ones that are known.
+        objectives: metric keys that the study is about, the most important first; the first two are what the Pareto view shows first.
+        asked: metric keys of what else was asked. Columns are both, before the usual ones, as far as they are known.
         tables: evidence.
         drawn: figures on disk, from `analysis.figures.draw_all`; the SVG is taken, else the PNG.
         left_out: what was left out before the frame was made.
         notes: a sentence or two each.
 
     Raises:
-        UserError: a column that is no metric.
+        UserError: something asked is no metric.
     """
     finished = frame[frame["status"] == "FINISHED"]
-    keys = [key for key in (columns if columns is not None else _usual(finished)) if known(finished, key)]
+    keys = [key for key in unique([*objectives, *asked, *_usual(finished)]) if known(finished, key)]
     drawn = list(drawn)
     unfinished = frame[frame["status"] != "FINISHED"]
     return ReportData(
-        title=title,
+        title=heading,
         facts=(*facts, *_facts(finished)),
         recommendations=tuple(recommendations),
         columns=tuple(column(key) for key in keys),
         configurations=tuple(_configuration(str(index), row, keys) for index, row in finished.iterrows()),
-        views=_views(finished, keys),
+        views=_views(finished, keys, objectives),
         tables=tuple(tables),
         figures=tuple(_image(figure) for figure in drawn if figure.absent is None),
         left_out=(*left_out, *(Reason(str(row["configuration"]), _unfinished(row)) for _, row in unfinished.iterrows())),
@@ -104,19 +106,31 @@ def column(key: str) -> Column:
     return Column(key, label(key), entry.better.value, entry.digits, entry.definition)
 
 
-def costs_of(frame: pd.DataFrame, run_id: str) -> tuple[Cost, ...]:
-    """Return what a configuration means in figures, each against its baseline where that is in the frame."""
+def costs_of(
+    frame: pd.DataFrame, run_id: str, first: Sequence[str] = (), references: pd.DataFrame | None = None
+) -> tuple[Cost, ...]:
+    """Return what a configuration means in figures, each against its baseline where that is known.
+
+    Args:
+        frame: from `analysis.frame`.
+        run_id: of the configuration.
+        first: metric keys put before the usual ones.
+        references: baselines that are not in the frame (`analysis.selection.Selection`); None is none.
+    """
     row = frame.loc[run_id]
-    baseline = row.get("baseline")
-    base = frame.loc[baseline] if isinstance(baseline, str) and baseline in frame.index else None
+    base = next(
+        (found.loc[row["baseline"]] for found in (frame, references) if found is not None and row.get("baseline") in found.index),
+        None,
+    )
+    usual = {key: short for short, quantity in standins.TABLE.items() if (key := first_known(frame, quantity.shown)) is not None}
     found = []
-    for short, quantity in standins.TABLE.items():
-        key = first_known(frame, quantity.shown)
-        own = None if key is None else value(row, key)
-        if key is None or own is None:
+    for key in unique([*first, *usual]):
+        own = value(row, key)
+        if own is None:
             continue
         entry = metrics.get(key)
-        unit = "" if entry.unit == "fraction" else f" {entry.unit}"
+        short = usual.get(key) or title(key)
+        unit = "" if entry.unit in ("", "fraction") else f" {entry.unit}"
         text = f"{metrics.format_value(key, own) if not unit else number(own)}{unit}"
         before = None if base is None else value(base, key)
         if not before:
@@ -148,14 +162,19 @@ def _text(found: object) -> str:
     return found if isinstance(found, str) else ""
 
 
-def _views(frame: pd.DataFrame, keys: Sequence[str]) -> tuple[View, ...]:
+def _views(frame: pd.DataFrame, keys: Sequence[str], objectives: Sequence[str]) -> tuple[View, ...]:
     usable = frame[[key for key in keys if metrics.get(key).better is not Better.NEITHER]]
     pairs = []
-    for title, x, y in _VIEWS:
+    if len(objectives) > 1 and usable.reindex(columns=objectives[:2]).notna().all(axis=1).any():
+        up, across, *_ = objectives
+        pairs.append(View(f"{title(up)} against {title(across)}", across, up))
+    for heading, x, y in _VIEWS:
         x_key, y_key = (first_known(usable, standins.TABLE[name].shown) for name in (x, y))
         if x_key is not None and y_key is not None and usable[[x_key, y_key]].notna().all(axis=1).any():
-            pairs.append(View(title, x_key, y_key))
-    return tuple(pairs)
+            pairs.append(View(heading, x_key, y_key))
+    # A pair that has a name of its own is called by that.
+    named = {(pair.x, pair.y): pair for pair in pairs}
+    return tuple(named.values())
 
 
 def _facts(frame: pd.DataFrame) -> list[tuple[str, str]]:

@@ -50,9 +50,9 @@ def judge(store: Store, registry: Registry, choice: Choice, *, name: str | None,
     def refuse(*reasons: str, final: bool) -> Refused:
         return Refused(configuration, choice.deployments, reasons, final)
 
-    configuration = choice.run_id
+    configuration = choice.row.run_id
     try:
-        found = subject.load(store, choice.run_id)
+        found = subject.load(store, choice.row, choice.baseline)
         configuration = found.name
         chosen_name = name or default_name(found.model_name)
         versions = registry.versions(chosen_name)

@@ -159,7 +159,7 @@ def _measured(subject: Subject, forced: Sequence[str]) -> list[str]:
     verdicts = _verdicts(subject)
     if verdicts:
         parts.append(verdicts)
-    runs = [("configuration", subject.run.run_id)]
+    runs = [("configuration", run.run_id) for run in (subject.run, *subject.older)]
     runs += [(stage, run.run_id) for stage, found in subject.stages.items() for run in found]
     parts.append("Runs: " + ", ".join(f"{name} `{run_id}`" for name, run_id in runs) + ".")
     return parts

@@ -1,5 +1,6 @@
 """What a study recommends, read from its run."""
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -7,12 +8,13 @@ from typing import Any
 
 from slim.errors import ConfigError, NotStoredError, StoreError
 from slim.files import home
-from slim.registry.words import Choice
+from slim.registry.words import Choice, Row
 from slim.store import TAG, Store, StoredRun, default_tracking_uri
 from slim.store.connection import check_address, open_client, sqlite_path, translated
 
 RECOMMENDATIONS = "recommendations.json"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 def open_study(run_id: str, tracking_uri: str | None) -> Store:
@@ -71,7 +73,8 @@ def read(
         said: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         overall = _by_deployment(said["recommendations"])
         alone = [_by_deployment(answers) for answers in said["by_model"].values()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        rows = _rows(said)
+    except _UNREADABLE as error:
         raise StoreError(f"study {study.run_id}: {RECOMMENDATIONS} cannot be read ({error})") from None
     for name, answer in overall.items():
         told = study.tags.get(f"{TAG.RECOMMENDED}{name}")
@@ -97,7 +100,52 @@ def read(
                 unanswered[name] = str(answer[name]["sentences"][0])
     if objectives and not chosen_for:
         raise ConfigError(f"the study recommends nothing to register: {'; '.join(unanswered.values())}")
-    return [Choice(run_id, tuple(names)) for run_id, names in chosen_for.items()], unanswered
+    unnamed = next((run_id for run_id in chosen_for if run_id not in rows), None)
+    if unnamed is not None:
+        raise ConfigError(f"study {study.run_id} does not say which runs are behind {unnamed}; run the study again")
+    chosen = [Choice(rows[run_id], rows.get(rows[run_id].baseline or ""), tuple(names)) for run_id, names in chosen_for.items()]
+    return chosen, unanswered
+
+
+def row_of(store: Store, study: str, run_id: str) -> tuple[Row, Row | None]:
+    """Return a configuration and its baseline as a study saw them; where that is not to be found out, the run alone.
+
+    Args:
+        store: where they lie.
+        study: id of the study's run.
+        run_id: of the configuration.
+
+    Raises:
+        NotStoredError: there is no such configuration.
+        StoreError: the store cannot be read.
+    """
+    rows: dict[str, Row] = {}
+    if _RUN_ID.fullmatch(study):
+        with contextlib.suppress(NotStoredError, *_UNREADABLE):
+            file = store.artifact(store.get(study), RECOMMENDATIONS, home() / "artifacts")
+            rows = _rows(json.loads(file.read_text(encoding="utf-8")))
+    found = rows.get(run_id) or _alone(store.get(run_id))
+    return found, rows.get(found.baseline or "")
+
+
+def _alone(run: StoredRun) -> Row:
+    stage_runs = json.loads(run.tags.get(TAG.STAGE_RUNS, "{}"))
+    return Row((run.run_id,), {stage: tuple(ids) for stage, ids in stage_runs.items()}, run.tags.get(TAG.BASELINE))
+
+
+def _rows(said: Mapping[str, Any]) -> dict[str, Row]:
+    """The configurations of a study's file by run id; studies of earlier versions name none."""
+    rows = [
+        Row(
+            (str(run_id), *(str(each) for each in found["runs"] if each != run_id)),
+            {str(stage): tuple(map(str, run_ids)) for stage, run_ids in found["stage_runs"].items()},
+            found["baseline"],
+            found["validity"],
+            {str(key): None if value is None else float(value) for key, value in found["metrics"].items()},
+        )
+        for run_id, found in said.get("rows", {}).items()
+    ]
+    return {row.run_id: row for row in rows}
 
 
 def _by_deployment(answers: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

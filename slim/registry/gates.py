@@ -20,14 +20,23 @@ def doubts(subject: Subject) -> list[str]:
     """Return what the store says against a configuration; empty when nothing does."""
     run = subject.run
     found = []
-    if run.status != "FINISHED":
-        why = f": {run.tags[TAG.FAILURE]}" if TAG.FAILURE in run.tags else ""
-        found.append(f"its run is {run.status}{why}")
+    for one in (run, *subject.older):
+        if one.status != "FINISHED":
+            why = f": {one.tags[TAG.FAILURE]}" if TAG.FAILURE in one.tags else ""
+            found.append(f"its run is {one.status}{why}")
     if flagged := run.tags.get(TAG.VALIDITY):
         found.append(f"its measurement did not pass every check ({flagged})")
     if run.metrics.get("validity/ok", 1.0) < 1 and not flagged:
         found.append("its measurement did not pass every check")
-    inferior = [task for task, verdict in subject.verdicts.items() if verdict == "inferior"]
+    # Of every run behind it: a newer evaluation that cannot tell does not take back an older one that could.
+    inferior = sorted(
+        {
+            tag.removeprefix(TAG.VERDICT)
+            for one in (run, *subject.older)
+            for tag, verdict in one.tags.items()
+            if tag.startswith(TAG.VERDICT) and verdict == "inferior"
+        }
+    )
     if inferior:
         found.append(f"it is inferior to its baseline on {', '.join(inferior)}")
     if subject.precision.is_quantized and subject.quantize is not None:

@@ -8,6 +8,7 @@ from slim.files import home
 from slim.registry import card, choices, evidence, folder, gates, origin, original, push, subject
 from slim.registry.candidates import Candidate, judge
 from slim.registry.origin import Origin
+from slim.registry.subject import Subject
 from slim.registry.versions import Registry
 from slim.registry.words import VERSION, Change, Refused, Registered, Registration
 from slim.store import Store
@@ -74,6 +75,7 @@ class _Call:
         self._question = question
         self._registry = Registry(store)
         self._cards: dict[str, str] = {}
+        self._judged: dict[str, tuple[Subject, tuple[str, ...]]] = {}
 
     def run(self) -> Registration:
         """Do it."""
@@ -82,6 +84,7 @@ class _Call:
         chosen, unanswered = choices.read(self._store, study, asked.objectives, each_model=asked.each_model)
         judged = [judge(self._store, self._registry, one, name=asked.name, force=asked.force) for one in chosen]
         candidates = [one for one in judged if isinstance(one, Candidate)]
+        self._judged = {one.subject.run.run_id: (one.subject, one.forced) for one in candidates}
         refused = tuple(one for one in judged if isinstance(one, Refused))
         self._check(candidates)
         done = Registration(study.run_id, (), refused, unanswered)
@@ -103,8 +106,15 @@ class _Call:
             raise ConfigError(
                 f"name {asked.name!r} is of one base model, and the study recommends {', '.join(bases)}; leave the name empty"
             )
+        owners: dict[str, str] = {}
         for one in candidates:
-            self._registry.check_name(one.name, one.subject.run.params["model"])
+            base = one.subject.run.params["model"]
+            if owners.setdefault(one.name, base) != base:
+                raise ConfigError(
+                    f"{owners[one.name]!r} and {base!r} would both be the registered model {one.name!r}; register a study of "
+                    "each alone, one of them under another name"
+                )
+            self._registry.check_name(one.name, base)
         if asked.push_to_hub is not None:
             push.check(asked.push_to_hub, len(candidates))
 
@@ -148,9 +158,13 @@ class _Call:
         for version in self._registry.versions(one.name):
             run_id = version.tags.get(VERSION.CONFIGURATION_RUN)
             if version.tags.get(VERSION.CHECKPOINT) == model_id and run_id is not None and run_id not in told:
-                forced = tuple(filter(None, version.tags.get(VERSION.FORCED, "").split("; ")))
-                told[run_id] = (subject.load(self._store, run_id), forced)
+                told[run_id] = self._judged.get(run_id) or self._as_registered(run_id, version.tags)
         return card.write(sorted(told.values(), key=lambda pair: (pair[0].run.start_unix_s, pair[0].run.run_id)), source)
+
+    def _as_registered(self, run_id: str, tags: Mapping[str, str]) -> tuple[Subject, tuple[str, ...]]:
+        """A configuration as it was registered, with the reasons that were passed by force; ``tags`` are its version's."""
+        row, baseline = choices.row_of(self._store, tags.get(VERSION.STUDY_RUN, ""), run_id)
+        return subject.load(self._store, row, baseline), tuple(filter(None, tags.get(VERSION.FORCED, "").split("; ")))
 
     def _point(self, one: Registered) -> Registered:
         assert one.version is not None
@@ -182,7 +196,7 @@ class _Call:
             name=one.name,
             version=version,
             configuration=one.subject.name,
-            run_id=one.choice.run_id,
+            run_id=one.choice.row.run_id,
             model_id=model_id,
             deployments=one.choice.deployments,
             moved=moved or {},

@@ -1,13 +1,13 @@
 """A configuration that may be registered, with all that the store says about it."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from slim import precisions
 from slim.config import ModelEntry
 from slim.errors import ConfigError, NotStoredError
 from slim.precisions import Precision
+from slim.registry.words import Row
 from slim.store import TAG, Store, StoredRun
 
 
@@ -16,11 +16,12 @@ class Subject:
     """A configuration and its runs.
 
     Attributes:
-        run: of the configuration.
-        stages: its finished stage runs by stage, newest last.
-        baseline: run of its baseline; None for a baseline and where the store has none.
+        run: of the configuration; where a study took several together the newest, with the params, metrics and tags of all.
+        stages: the stage runs whose results count, by stage.
+        baseline: run of its baseline, likewise; None for a baseline and where the store has none.
         sweep: run that it is nested in; None where there is none.
         precision: of the catalogue.
+        older: the runs that were taken together with it, newest first, as they are.
     """
 
     run: StoredRun
@@ -28,6 +29,7 @@ class Subject:
     baseline: StoredRun | None
     sweep: StoredRun | None
     precision: Precision
+    older: tuple[StoredRun, ...] = ()
 
     @property
     def name(self) -> str:
@@ -62,14 +64,21 @@ class Subject:
         return ModelEntry(id=self.run.params["model"], revision=None if ":" in revision else revision)
 
 
-def load(store: Store, run_id: str) -> Subject:
-    """Read a configuration.
+def load(store: Store, row: Row, baseline: Row | None) -> Subject:
+    """Read a configuration and all runs that a study took together as it.
+
+    Args:
+        store: where they lie.
+        row: the configuration.
+        baseline: its baseline as the study saw it; None is as the store has it.
 
     Raises:
         ConfigError: it is not one that was measured here.
+        NotStoredError: one of the runs is gone.
         StoreError: the store cannot be read.
     """
-    run = store.get(run_id)
+    newest, *older = (store.get(run_id) for run_id in row.runs)
+    run = _together(row, newest, older)
     name = run.tags.get(TAG.CONFIG, run.name)
     if TAG.PUBLISHED in run.tags:
         raise ConfigError(
@@ -77,13 +86,49 @@ def load(store: Store, run_id: str) -> Subject:
         )
     lacking = [param for param in ("model", "revision", "precision", "engine", "hardware") if param not in run.params]
     if run.kind != "configuration" or lacking:
-        raise ConfigError(f"run {run_id} is not a measured configuration" + (f" (no param {lacking[0]})" if lacking else ""))
-    stages = {
-        stage: tuple(store.get(str(each)) for each in runs)
-        for stage, runs in json.loads(run.tags.get(TAG.STAGE_RUNS, "{}")).items()
-    }
-    baseline, sweep = (_found(store, run.tags.get(tag)) for tag in (TAG.BASELINE, TAG.PARENT))
-    return Subject(run, stages, baseline, sweep, precisions.get(run.params["precision"]))
+        raise ConfigError(f"run {run.run_id} is not a measured configuration" + (f" (no param {lacking[0]})" if lacking else ""))
+    stages = {stage: tuple(store.get(run_id) for run_id in run_ids) for stage, run_ids in row.stage_runs.items()}
+    return Subject(
+        run,
+        stages,
+        _baseline(store, row, baseline),
+        _found(store, run.tags.get(TAG.PARENT)),
+        precisions.get(run.params["precision"]),
+        tuple(older),
+    )
+
+
+def _together(row: Row, newest: StoredRun, older: Sequence[StoredRun]) -> StoredRun:
+    """The newest run with what the study took from the others.
+
+    Comparisons with the baseline may have been brought up to date since the study, and flags may have been set: these are read anew.
+    """
+    runs = [*reversed(older), newest]
+    params = {key: value for run in runs for key, value in run.params.items()}
+    metrics = {key: value for key, value in {**newest.metrics, **row.metrics}.items() if value is not None}
+    tags: dict[str, str] = {}
+    for run in runs:
+        tags |= {key: value for key, value in run.tags.items() if key.startswith((TAG.VERDICT, TAG.COMPARISON))}
+        if TAG.COMPARISON in run.tags:
+            metrics |= {k: v for k, v in run.metrics.items() if k.startswith("impact/") and "_difference" in k}
+    tags |= newest.tags
+    flags = [row.validity, *(run.tags.get(TAG.VALIDITY) for run in reversed(runs))]
+    if any(flags):
+        tags[TAG.VALIDITY] = ",".join(dict.fromkeys(flag for text in flags if text for flag in text.split(",")))
+    valid = [found["validity/ok"] for found in (metrics, *(run.metrics for run in older)) if "validity/ok" in found]
+    if valid:
+        metrics["validity/ok"] = min(valid)
+    return replace(newest, params=params, metrics=metrics, tags=tags)
+
+
+def _baseline(store: Store, row: Row, baseline: Row | None) -> StoredRun | None:
+    if baseline is None:
+        return _found(store, row.baseline)
+    try:
+        newest, *older = (store.get(run_id) for run_id in baseline.runs)
+    except NotStoredError:
+        return None
+    return _together(baseline, newest, older)
 
 
 def _found(store: Store, run_id: str | None) -> StoredRun | None:

@@ -57,6 +57,9 @@ class Registry:
         owner = found.tags.get(VERSION.MODEL)
         if owner is None and self.versions(name):
             raise ConfigError(f"the registered model {name!r} is not of this program; give another name")
+        self._check_owner(name, owner, base_model)
+
+    def _check_owner(self, name: str, owner: str | None, base_model: str) -> None:
         if owner is not None and owner != base_model:
             raise ConfigError(f"the registered model {name!r} is of {owner!r}, not of {base_model!r}; give another name")
 
@@ -94,9 +97,14 @@ class Registry:
             self._undo.clear()
 
     def ensure_model(self, name: str, description: str, tags: Mapping[str, str]) -> None:
-        """Make a registered model unless it is there."""
+        """Make a registered model unless it is there.
+
+        Raises:
+            ConfigError: it is of another base model, which was registered meanwhile.
+        """
         found = self.model(name)
         if found is not None:
+            self._check_owner(name, found.tags.get(VERSION.MODEL), tags[VERSION.MODEL])
             # One that was made empty by hand, or left by a process that was killed between model and version.
             for key, value in tags.items():
                 if key not in found.tags:

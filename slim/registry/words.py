@@ -39,15 +39,41 @@ Change = Literal["registered", "updated", "unchanged"]
 
 
 @dataclass(frozen=True)
+class Row:
+    """A configuration as a study sees it: several runs of it may have been taken together.
+
+    Attributes:
+        runs: ids of its runs, newest first; the first is the one that it goes by.
+        stage_runs: ids of the stage runs whose results count, by stage.
+        baseline: id of its baseline's run; None for a baseline and where there is none.
+        validity: why the study flags its measurement; None where it does not.
+        metrics: in which it differs from what its newest run says; None where that does not count.
+    """
+
+    runs: tuple[str, ...]
+    stage_runs: Mapping[str, tuple[str, ...]]
+    baseline: str | None = None
+    validity: str | None = None
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+
+    @property
+    def run_id(self) -> str:
+        """Of the run that it goes by."""
+        return self.runs[0]
+
+
+@dataclass(frozen=True)
 class Choice:
     """A configuration that a study recommends.
 
     Attributes:
-        run_id: of the configuration.
+        row: the configuration.
+        baseline: its baseline; None where the study has none.
         deployments: what it is recommended for; the aliases that it gets.
     """
 
-    run_id: str
+    row: Row
+    baseline: Row | None
     deployments: tuple[str, ...]
 
 

@@ -182,11 +182,22 @@ def _measured(reader: Reader, run_id: str) -> StoredRun | None:
         return None
 
 
-def _that_used(reader: Reader, quantize_run: str) -> StoredRun | None:
-    """The newest finished configuration with a quantize run's checkpoint, one on vLLM before the others."""
-    runs = reader.search(
-        f"tags.`{TAG.KIND}` = 'configuration' and tags.`{TAG.STAGE_RUNS}` LIKE '%{quantize_run}%' and attributes.status = 'FINISHED'"
-    )
+def _that_used(reader: Reader, source_run: str) -> StoredRun | None:
+    """The newest finished configuration with a checkpoint, one on vLLM before the others.
+
+    Args:
+        reader: of the experiment that holds it.
+        source_run: what wrote the checkpoint: a quantize run, or the configuration that original weights were registered for.
+    """
+    configurations = f"tags.`{TAG.KIND}` = 'configuration' and attributes.status = 'FINISHED'"
+    source = _measured(reader, source_run)
+    if source is None or source.kind != "configuration":
+        runs = reader.search(f"{configurations} and tags.`{TAG.STAGE_RUNS}` LIKE '%{source_run}%'")
+    else:
+        same = {name: source.params.get(name) for name in ("model", "revision", "precision")}
+        runs = reader.search(f"{configurations} and params.precision = '{same['precision']}'")
+        runs = [run for run in runs if same.items() <= run.params.items()]
+        runs.sort(key=lambda run: run.run_id != source_run)
     return next((run for run in runs if run.params.get("engine") == "vllm"), runs[0] if runs else None)
 
 

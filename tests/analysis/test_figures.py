@@ -131,7 +131,31 @@ def test_only_finished_configurations_are_drawn_in_the_order_of_the_catalogue() 
     )
     shown = prepare(frame)
     assert list(shown["series"]) == ["bf16@vllm", "bf16@vllm (2)", "bf16@transformers", "gptq-int4@vllm"]
-    assert list(shown["variant"]) == [0, 0, 1, 0]
+    assert list(shown["engine_number"]) == [0, 0, 1, 0]
+
+
+def test_names_with_dollars_are_drawn_as_they_are(tmp_path: Path) -> None:
+    frame = everything()
+    frame["configuration"] = [str(name).replace("a-1b", r"price$5_$6\frac") for name in frame["configuration"]]
+    drawn = figures.draw_all(frame, None, tmp_path, ("svg",))
+    assert sum(figure.absent is None for figure in drawn) > 10
+
+
+def test_a_task_whose_name_extends_anothers_is_shown() -> None:
+    names = ("gsm8k", "gsm8k_cot", "mmlu", "mmlu_other", "mmlu_pro", "mmlu_social_sciences")
+    frame = prepare(made({"id": "1", "model": "m", "precision": "bf16", **{f"accuracy/{name}": 0.5 for name in names}}))
+    assert tasks(frame, parts=False) == ["gsm8k", "gsm8k_cot", "mmlu", "mmlu_pro"]
+    assert tasks(frame, parts=True) == list(names)
+    assert tasks(frame.drop(columns="accuracy/mmlu"), parts=False) == [name for name in names if name != "mmlu"]
+
+
+def test_configurations_of_one_name_are_told_apart_by_their_settings() -> None:
+    frame = made(
+        {"id": "1", "model": "m", "precision": "gptq-int4", "variant": "quantize.group_size=128"},
+        {"id": "2", "model": "m", "precision": "gptq-int4", "variant": "quantize.group_size=32"},
+        {"id": "3", "model": "m", "precision": "bf16", "variant": ""},
+    )
+    assert list(prepare(frame)["series"]) == ["bf16", "gptq-int4 (group_size=128)", "gptq-int4 (group_size=32)"]
 
 
 def test_tasks_leave_out_other_readings_and_parts() -> None:

@@ -64,3 +64,20 @@ def test_if_measured(frame: pd.DataFrame) -> None:
     counts, dropped = applicable([check(frame, parse_constraint(text)) for text in texts], frame["status"] == "FINISHED")
     assert [each.constraint.text for each in counts] == texts[1:]
     assert dropped == texts[:1]
+
+
+def test_a_baseline_that_is_not_among_the_rows_is_a_reference(frame: pd.DataFrame) -> None:
+    others, references = frame.drop(index="base"), frame.loc[["base"]]
+    constraint = parse_constraint("accuracy/mean >= 0.95 * baseline")
+    assert check(others, constraint).unknown["good"] == "its baseline is not among these runs"
+    done = check(others, constraint, references)
+    assert done.slack[["good", "bad"]].tolist() == pytest.approx([0.03, -0.06])
+    assert list(done.slack.index) == list(others.index)
+
+
+def test_what_was_measured_counts_though_no_row_can_be_judged_by_it(frame: pd.DataFrame) -> None:
+    others = frame.drop(index="base")
+    constraint = parse_constraint("accuracy/mean >= 0.95 * baseline if measured")
+    (counts,), dropped = applicable([check(others, constraint)], others["status"] == "FINISHED")
+    assert not dropped
+    assert not counts.met.any()

@@ -84,7 +84,7 @@ def test_costs_are_against_the_baseline_and_turned_by_direction() -> None:
 
 def test_an_unknown_column_is_refused() -> None:
     with pytest.raises(UserError, match="latency/e2e_men_ms"):
-        report.build(frame().assign(**{"latency/e2e_men_ms": 1.0}), "x", columns=["latency/e2e_men_ms"])
+        report.build(frame().assign(**{"latency/e2e_men_ms": 1.0}), "x", asked=["latency/e2e_men_ms"])
 
 
 def test_the_answer_comes_first_and_everything_is_said() -> None:

@@ -1,6 +1,7 @@
 """Raw samples read from a real store: they give the store's figures, and what is not there is said."""
 
 import json
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis import samples
+from analysis import samples, study
+from analysis.filters import Filters
 from slim import aggregate
 from slim.config import ProfileConfig
 from slim.engines.base import Completion
@@ -40,10 +42,11 @@ def completions(seed: int, requests: int = 6, tokens: Sequence[int] = (4, 1, 3))
     return tuple(found)
 
 
-def profiled(store: Store, home: Path, repeats: Sequence[tuple[Completion, ...]]) -> StoredRun:
+def profiled(store: Store, home: Path, repeats: Sequence[tuple[Completion, ...]], **params: str) -> StoredRun:
     """Log a configuration with a profile run a repeat, written as a profile writes them."""
-    spool = Spool(home / "spool")
-    configuration = store.begin("configuration", "tiny/bf16@vllm", tags={TAG.CONFIG: "tiny/bf16@vllm"})
+    spool = Spool(home / f"spool-{uuid.uuid4().hex}")
+    tags = {TAG.CONFIG: "tiny/bf16@vllm", TAG.KEY: "same"}
+    configuration = store.begin("configuration", "tiny/bf16@vllm", params=params, tags=tags)
     runs, metrics = [], []
     for number, done in enumerate(repeats):
         curve = (CurvePoint(1, 2.0 + number, 4, 8, 16, 0, done),)
@@ -57,6 +60,7 @@ def profiled(store: Store, home: Path, repeats: Sequence[tuple[Completion, ...]]
         runs.append(store.log_stage(spooled, name="tiny/bf16@vllm", parent=configuration, params={}, tags={}).run_id)
     combined, _ = aggregate.combine_repeats(metrics)
     store.log(configuration, metrics=combined, tags={TAG.STAGE_RUNS: json.dumps({"profile": runs})})
+    store.finish(configuration)
     return store.get(configuration)
 
 
@@ -148,6 +152,53 @@ def test_items_give_the_accuracies_and_pair_across_configurations(store: Store, 
     assert beside.value == 1
     assert after.of("accuracy/sums_acc") is None
     assert before.why_not("accuracy/sums_stem") == "no items enter this accuracy by themselves"
+
+
+PLACE = {"model": "tiny", "precision": "bf16", "engine": "vllm", "hardware": "AMD EPYC"}
+THROUGHPUT = "throughput/output_tokens_per_s"
+
+
+def test_configurations_that_were_merged_have_the_samples_of_all(store: Store, home: Path) -> None:
+    for seed in (0, 2):
+        profiled(store, home, [completions(seed), completions(seed + 1)], **PLACE)
+    made = study.make(store, study.Question(objectives=("latency/e2e_mean_ms", THROUGHPUT), draws=10), Filters(flagged=True))
+    ((run_id, row),) = made.frame.iterrows()
+    found = made.samples[str(run_id)]
+    assert row["runs"] == 2
+    assert len(found.arrays["latency/e2e_mean_ms"]) == 4
+    behind = found.of("latency/e2e_mean_ms")
+    assert isinstance(behind, samples.Requests)
+    assert behind.value == pytest.approx(row["latency/e2e_mean_ms"])
+    # The interval of what is one number a repeat is over the two configurations, not over their four profiles.
+    assert len(found.repeats(THROUGHPUT)) == 2
+    assert found.repeats(THROUGHPUT).mean() == pytest.approx(row[THROUGHPUT])
+
+
+def test_repeats_that_were_merged_are_drawn_by_students_t(store: Store, home: Path) -> None:
+    for seed in (0, 1):
+        profiled(store, home, [completions(seed)], **PLACE)
+    for number, run in enumerate(store.configurations()):
+        store.log(run.run_id, metrics={THROUGHPUT: 10.0 + number})
+    found = study.make(store, study.Question(objectives=("latency/e2e_mean_ms", THROUGHPUT), draws=10))
+    assert found.sureness is not None
+    (spreads,) = [one.spreads for one in found.sureness.configurations]
+    assert spreads[THROUGHPUT].note.startswith("95 % interval, Student's t over 2 repeats")
+    assert spreads["latency/e2e_mean_ms"].note.startswith("2 repeats of 6, 6 requests")
+
+
+def test_items_of_an_older_run_stand_behind_the_accuracy_that_was_filled_in(store: Store, home: Path) -> None:
+    runs = run_sweep(store, home, {BF16: [answers([1.0, 0.0, 1.0, 1.0], "facts")]})
+    old = store.get(runs[BF16])
+    params = {key: value for key, value in old.params.items() if not key.startswith("evaluate.")}
+    newest = profiled(store, home, [completions(0)], **params)
+    found = study.make(store, study.Question(objectives=("accuracy/mean", "latency/e2e_mean_ms"), draws=10))
+    assert list(found.frame.index) == [newest.run_id]
+    assert found.sureness is not None
+    (sure,) = found.sureness.configurations
+    assert {key: spread.kind for key, spread in sure.spreads.items()} == {
+        "accuracy/mean": "items",
+        "latency/e2e_mean_ms": "requests",
+    }
 
 
 def test_a_figure_that_is_no_mean_of_its_items_has_none(store: Store, home: Path) -> None:

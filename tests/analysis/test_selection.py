@@ -168,6 +168,12 @@ def test_engine_options_make_another_configuration(store: Store, log: Log) -> No
     assert sorted(frame["variant"]) == ["", "engine_options.max_model_len=2048", "engine_options.max_model_len=4096"]
 
 
+def test_models_with_one_short_name_are_told_apart(store: Store, log: Log) -> None:
+    for owner in ("meta", "unsloth"):
+        log(model=f"{owner}/llama", tags={TAG.CONFIG: "llama/bf16@vllm"})
+    assert sorted(select(store).comparable()["variant"]) == ["model=meta/llama", "model=unsloth/llama"]
+
+
 def test_a_profile_and_an_evaluation_of_two_sweeps_make_one_row(store: Store, log: Log) -> None:
     profiled = log({E2E: 5.0, SIZE: 2.0}, stages={"profile": ["p"]}, end_unix_s=1e9)
     evaluated = log({ACCURACY: 0.5, SIZE: 2.0}, stages={"evaluate": ["e"]}, evaluate__tasks="facts", end_unix_s=2e9)
@@ -178,6 +184,26 @@ def test_a_profile_and_an_evaluation_of_two_sweeps_make_one_row(store: Store, lo
     assert json.loads(row["stage_runs"]) == {"evaluate": ["e"], "profile": ["p"]}
     assert found.left_out.empty
     assert profiled not in found.frame.index
+
+
+def test_what_is_filled_in_is_of_its_stages_only_and_a_verdict_brings_its_difference(store: Store, log: Log) -> None:
+    difference = {"impact/facts_difference": -0.1, "impact/facts_difference_ci_low": -0.2, "impact/speedup": 3.0}
+    older = log(
+        {E2E: 9.0, ACCURACY: 0.5, **difference},
+        stages={"quantize": ["q"], "profile": ["p1"], "evaluate": ["e"]},
+        tags={f"{TAG.VERDICT}facts": "inferior", TAG.COMPARISON: "{}"},
+        end_unix_s=1e9,
+    )
+    newest = log({E2E: 5.0}, stages={"quantize": ["q"], "profile": ["p2"]}, end_unix_s=2e9)
+    found = select(store)
+    row = found.frame.loc[newest]
+    assert (row[E2E], row[ACCURACY], row["verdict/facts"]) == (5.0, 0.5, "inferior")
+    assert (row["impact/facts_difference"], row["impact/facts_difference_ci_low"]) == (-0.1, -0.2)
+    assert "impact/speedup" not in found.frame
+    # The older profile is none of what the row says.
+    assert json.loads(row["stage_runs"]) == {"quantize": ["q"], "profile": ["p2"], "evaluate": ["e"]}
+    assert row["profiles"] == 1
+    assert [run.run_id for run in found.merged[newest].runs] == [newest, older]
 
 
 def test_impact_is_against_the_baseline_that_is_shown(store: Store, log: Log) -> None:
@@ -193,6 +219,38 @@ def test_impact_is_against_the_baseline_that_is_shown(store: Store, log: Log) ->
     log(failure="engine_crash")
     other = log({E2E: 10.0, "impact/speedup": 9.0}, model="n", precision="gptq-int8", tags={TAG.BASELINE: "gone"})
     assert select(store).frame.loc[other, "impact/speedup"] == 9.0
+
+
+def test_a_baseline_that_is_left_out_is_a_reference_for_what_it_is_the_baseline_of(store: Store, log: Log) -> None:
+    base = log({ACCURACY: 0.7, E2E: 100.0}, end_unix_s=1e9)
+    int8 = log({ACCURACY: 0.69, E2E: 50.0}, precision="gptq-int8", tags={TAG.BASELINE: base}, end_unix_s=1e9)
+    unnamed = log({ACCURACY: 0.5, E2E: 40.0}, precision="gptq-int4", end_unix_s=1e9)
+    log({ACCURACY: 0.7}, precision="fp16", end_unix_s=1e9)
+    log({ACCURACY: 0.1}, engine_options__max_model_len=8192, end_unix_s=1e9)
+    found = select(store, Filters(precisions=("gptq-int8", "gptq-int4")))
+    assert found.frame["baseline"].to_dict() == {int8: base, unnamed: base}
+    assert found.references[ACCURACY].to_dict() == {base: 0.7}
+    assert reasons(found)[base] == "precision bf16"
+    assert found.frame.loc[unnamed, "impact/speedup"] == 2.5
+    assert select(store).references.empty
+    assert select(store, Filters(since=date(2020, 1, 1))).references.empty
+
+
+def test_only_what_can_be_compared_is_a_reference_and_the_sound_before_the_flagged(store: Store, log: Log) -> None:
+    other = log({ACCURACY: 0.9}, driver_version="590", end_unix_s=4e9)
+    sound = log({ACCURACY: 0.7}, end_unix_s=1e9)
+    flagged = log({ACCURACY: 0.2}, tags={TAG.VALIDITY: "throttled"}, end_unix_s=2e9)
+    log({ACCURACY: 0.1}, failure="engine_crash", end_unix_s=3e9)
+    int8 = log({ACCURACY: 0.69}, precision="gptq-int8", tags={TAG.BASELINE: flagged}, end_unix_s=3e9)
+    found = select(store, Filters(precisions=("gptq-int8",)))
+    assert found.frame.loc[int8, "baseline"] == sound
+    assert list(found.references.index) == [sound]
+    found = select(store, Filters(params={"driver_version": "580"}))
+    assert (found.frame.loc[int8, "baseline"], list(found.references.index)) == (sound, [])
+    store.log(sound, tags={TAG.VALIDITY: "throttled"})
+    found = select(store, Filters(params={"driver_version": "580"}))
+    assert list(found.references.index) == [flagged]
+    assert {sound, flagged, other} <= set(reasons(found))
 
 
 def test_filters_by_what_a_configuration_is(store: Store, log: Log) -> None:
