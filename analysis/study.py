@@ -3,7 +3,7 @@
 Reads the store and computes; nothing is run and nothing is written. `analysis.evidence` makes files of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,6 +27,9 @@ ASKED = "as asked"
 
 _MOST_SAMPLED = 200
 """Configurations of whose runs the raw samples are read; more would be drawn from their intervals."""
+
+_LOADS = ("energy/concurrency", "throughput/best_concurrency")
+"""Where energy was measured: profiles that do not say it measured where throughput was best."""
 
 _MOST_DRAWS = 1_000_000
 """Redraws that still fit into memory and patience."""
@@ -151,10 +154,12 @@ def make(store: Reader, question: Question | None = None, filters: Filters | Non
     if len(frame) <= _MOST_SAMPLED:
         rows = {run_id: selection.merged[run_id] for run_id in map(str, frame.index)}
         raw = {run_id: samples.read(store, one.run, one.runs) for run_id, one in rows.items()}
+        notes += _once(raw.values())
     else:
         notes.append(
             f"Raw samples of {len(frame)} configurations are not read (at most {_MOST_SAMPLED}): their intervals are redrawn."
         )
+    notes += _loads(_named(frame))
     front = sureness = None
     if len(objectives) > 1:
         front = pareto.analyse(frame, objectives)
@@ -181,6 +186,31 @@ def make(store: Reader, question: Question | None = None, filters: Filters | Non
         samples=raw,
         notes=tuple(notes),
     )
+
+
+def _once(raw: Collection[Samples]) -> list[str]:
+    """What is to be said of configurations that were profiled a single time."""
+    repeats = [len(found.repeated) for found in raw if found.repeated]
+    once = repeats.count(1)
+    if not once:
+        return []
+    who = "Each configuration was" if once == len(repeats) else f"{once} of {len(repeats)} configurations were"
+    return [f"{who} profiled once: how far two runs of the same configuration differ is in no interval and no probability."]
+
+
+def _loads(frame: pd.DataFrame) -> list[str]:
+    """What is to be said where energy was measured at different loads, which makes a token cheaper or dearer by itself."""
+    columns = frame.reindex(columns=["energy/net_j_per_output_token", *_LOADS]).astype("float64")
+    own = columns[columns.iloc[:, 0].notna()]
+    load = own[_LOADS[0]].fillna(own[_LOADS[1]]).dropna()
+    if load.nunique() < 2:
+        return []
+    names = frame["configuration"][load.index]
+    levels = [f"{level:,.0f} for {', '.join(names[load == level])}" for level in sorted(load.unique())]
+    return [
+        f"Energy was measured at different concurrencies, each configuration where its throughput is best: {'; '.join(levels)}. "
+        "The field profile.energy.concurrency makes it the same for all."
+    ]
 
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:

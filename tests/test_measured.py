@@ -1,5 +1,6 @@
 """The analysis on real measurements, in two repeats: 13 configurations on NVIDIA H200s, three on an H100."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow import MlflowClient
 
 from analysis import study
 from analysis.filters import Filters
@@ -95,6 +97,10 @@ def test_flagged_measurements_are_left_out_unless_asked_for(store: Store) -> Non
 def test_a_study_of_them(store: Store) -> None:
     found = answer(store, flagged=True)
     assert len(found.frame) == 9
+    (loads,) = [note for note in found.notes if "different concurrencies" in note]
+    # Gemma's bf16 was best at 128 once and at 256 once, of which the store has the mean.
+    assert "192 for synthetic-gemma-3-4b/bf16@vllm; 256 for" in loads
+    assert not any("profiled once" in note for note in found.notes)
     assert found.front is not None and found.sureness is not None
     chosen = {r.request.name: r.choice.configuration for r in found.recommendations if r.choice}
     # Least memory: the smallest int4; least latency: what has the lowest of them all.
@@ -149,3 +155,17 @@ def test_stores_are_exported_side_by_side(tmp_path: Path) -> None:
     requests = pd.read_parquet(tmp_path / "both" / "requests.parquet")
     assert set(requests["run_id"]) <= {row["run_id"] for row in found}
     assert len(requests) == sum(len(pd.read_parquet(data / "requests.parquet")) for data in uris)
+
+
+def test_a_study_says_what_was_measured_once_only(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    measured.restored(H100, uri, tmp_path / "artifacts")
+    client = MlflowClient(uri)
+    for name, once in (("bf16", "1 of 3 configurations were"), ("gptq", "Each configuration was")):
+        for run in client.search_runs(["1"], f"tags.slim.kind = 'configuration' AND params.precision LIKE '{name}%'"):
+            stages = json.loads(run.data.tags["slim.stage_runs"])
+            client.set_tag(run.info.run_id, "slim.stage_runs", json.dumps({**stages, "profile": stages["profile"][:1]}))
+        store = Store.open(uri, "slim", create=False)
+        assert store is not None
+        (note,) = [note for note in answer(store, flagged=True).notes if "profiled once" in note]
+        assert note.startswith(once)

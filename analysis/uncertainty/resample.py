@@ -38,7 +38,8 @@ def requests(samples: Requests, draws: int, random: np.random.Generator) -> Arra
             rows = np.flatnonzero(slot == number)
             length = -(-len(values) // blocks(len(values)))
             begins = random.integers(0, len(values), size=(len(rows), -(-len(values) // length)))
-            drawn = (begins[..., None] + np.arange(length)).reshape(len(rows), -1)[:, : len(values)] % len(values)
+            taken = (begins[..., None] + np.arange(length)).reshape(len(rows), begins.shape[1] * length)
+            drawn = taken[:, : len(values)] % len(values)
             step = max(1, _HELD // values.size)
             for start in range(0, len(rows), step):
                 some = values[drawn[start : start + step]]

@@ -96,6 +96,8 @@ def test_repeats_are_drawn_before_requests() -> None:
     means = {round(sum(c) / 3, 6) for c in [(a, b, c) for a in (10, 20, 60) for b in (10, 20, 60) for c in (10, 20, 60)]}
     assert set(np.round(drawn, 6)) == means
     assert drawn.std() == pytest.approx(np.std([10, 20, 60]) / np.sqrt(3), rel=0.03)
+    # A repeat that no draw takes.
+    assert len(resample.requests(Requests(repeats, "mean"), 1, np.random.default_rng(0))) == 1
     frame = table({"a": {E2E: 30.0, SIZE: 1.0}})
     spread = uncertainty.draw(frame, [E2E, SIZE], {"a": requested("a", *[r[:, 0] for r in repeats])}).spreads["a"][E2E]
     assert spread.note == "3 repeats of 5, 5, 5 requests"
