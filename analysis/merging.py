@@ -111,7 +111,7 @@ def against_baselines(merged: Sequence[Merged], references: Sequence[Merged] = (
     baselines: dict[tuple[tuple[str, str], ...], Merged] = {}
     for name in reversed(precisions.BASELINES):
         baselines |= {served(one.run): one for one in reversed(every) if one.run.params.get("precision") == name}
-    owner = {run.run_id: shown.get(identity(one.run), one) for one in [*references, *merged] for run in _behind(one)}
+    owner = {run.run_id: baseline for one, baseline in zip([*merged, *references], every, strict=True) for run in _behind(one)}
     found = []
     for one in merged:
         run = one.run

@@ -155,6 +155,8 @@ def _references(part: protocol.Part, spare: Iterable[StoredRun], passes: Conditi
         for run in spare
         if run.run_id in named or (run.params.get("precision") in precisions.BASELINES and protocol.served(run) in served)
     ]
+    if not possible:
+        return []
     found = []
     for same in _by_identity(protocol.comparable(part, possible, ignore)):
         sound = [run for run in same if passes.unflagged(run) is None]
