@@ -22,7 +22,9 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def plan(models: list[str], **fields: Any) -> Plan:
     precisions = ["bf16@transformers", "bnb-nf4@transformers"]
-    return planning.make(SweepConfig.parse({"models": models, "precisions": precisions, "evaluate": None, **fields}), None, None)
+    return planning.make(
+        SweepConfig.parse({"models": models, "precisions": precisions, "evaluate": None, "repeats": 1, **fields}), None, None
+    )
 
 
 def test_estimates_and_keys_come_from_the_configuration(own_home: Path) -> None:
