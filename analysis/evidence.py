@@ -16,7 +16,7 @@ from analysis.constraints import Constraint, Limit
 from analysis.labels import label
 from analysis.merging import Merged
 from analysis.protocol import stage_runs
-from analysis.recommend import Recommendation, meaning, sentences
+from analysis.recommend import Recommendation, basis, beside, meaning, runner_up, sentences
 from analysis.study import Study
 from analysis.tables import Align, Table
 from slim import files
@@ -216,18 +216,16 @@ def confidence(study: Study, answer: Recommendation) -> str:
 
 
 def _answer(study: Study, answer: Recommendation) -> report.Recommendation:
-    said = sentences(answer)
     choice = answer.choice
-    runner_up = next((line.removeprefix("Runner-up: ") for line in said if line.startswith("Runner-up")), "")
     if choice is None:
-        why = " ".join(said).partition(": ")[2]
-        return report.Recommendation(answer.request.name, None, why[:1].upper() + why[1:])
-    kept = [line for line in said[1:] if not line.startswith("Runner-up")]
+        why = " ".join([sentences(answer)[0], *basis(answer)]).partition(": ")[2]
+        return report.Recommendation(answer.request.name, None, why[:1].upper() + why[1:], beside=beside(answer))
     return report.Recommendation(
         objective=answer.request.name,
         choice=study.names[choice.run_id],
-        why=" ".join([meaning(answer), *kept]).strip(),
-        runner_up=runner_up,
+        why=" ".join([meaning(answer), *basis(answer)]).strip(),
+        runner_up=runner_up(answer),
+        beside=beside(answer),
         confidence=confidence(study, answer),
         costs=report.costs_of(
             study.frame, choice.run_id, [*answer.objectives, *_keys(answer.request.constraints)], study.selection.references

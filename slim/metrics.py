@@ -319,7 +319,7 @@ CATALOGUE: tuple[Metric, ...] = (
         "timing/work_s",
         "s",
         _NONE,
-        "The stage's own work, without the engine start; with what attempts that were cut off had done and this one took over.",
+        "The stage's own work, the recorded answers included, without the engine start; with what attempts that were cut off had done and this one took over.",
         2,
     ),
     Metric("timing/resumed_s", "s", _NONE, "The part of timing/work_s that was taken over from attempts that were cut off.", 2),

@@ -154,7 +154,7 @@ def sizes(checkpoint: Checkpoint) -> dict[str, float]:
 
 
 def keep_answers(work: Work, path: Path) -> None:
-    """Write what the configuration answers to fixed prompts, asked once a job and after all that is timed.
+    """Write what the configuration answers to fixed prompts, asked once a job and after all that is measured.
 
     A result is worth keeping without them, so what goes wrong here is only in the log.
     """

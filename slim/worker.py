@@ -163,6 +163,8 @@ def _run_order(work: Work, order: StageOrder, spool: Spool, job_dir: Path, openi
             traceback.print_exc()
             result = StageResult(order.stage, order.key, failure=failure_of(error, order.stage))
             shutil.rmtree(draft.checkpoint, ignore_errors=True)
+        if work.engine is not None and result.failure is None:
+            keep_answers(work, draft.artifacts / answers.FILE)
         own_s = time.perf_counter() - start + (work.prepared_s if order.stage == "evaluate" else 0.0)
         timing = {**opening, "timing/work_s": own_s + result.metrics.get("timing/resumed_s", 0.0)}
         params: dict[str, Any] = dict(result.params)
@@ -177,8 +179,6 @@ def _run_order(work: Work, order: StageOrder, spool: Spool, job_dir: Path, openi
                 "ended_unix_s": time.time(),
             }
         )
-        if work.engine is not None and result.failure is None:
-            keep_answers(work, draft.artifacts / answers.FILE)
         _finish(draft, result, job_dir)
     return result
 

@@ -11,7 +11,7 @@ from analysis.recommend.records import (
     Slack,
     WeightRange,
 )
-from analysis.recommend.words import meaning, sentences
+from analysis.recommend.words import basis, beside, meaning, runner_up, sentences
 
 __all__ = [
     "DEPLOYMENTS",
@@ -23,9 +23,12 @@ __all__ = [
     "RunnerUp",
     "Slack",
     "WeightRange",
+    "basis",
+    "beside",
     "meaning",
     "named",
     "recommend",
     "request",
+    "runner_up",
     "sentences",
 ]

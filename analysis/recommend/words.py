@@ -8,17 +8,25 @@ from slim.metrics import format_value, get
 
 def sentences(answer: Recommendation) -> tuple[str, ...]:
     """Return the answer as plain lines: first the choice, then what it rests on, then what did not count and why."""
-    lines = [_head(answer)]
-    if answer.choice is not None:
-        lines += [_met(slack) for slack in answer.choice.slacks]
-        if answer.ties:
-            lines.append(f"As good: {', '.join(answer.ties)}.")
-        lines += _runner_up(answer)
-        lines += _weights(answer)
-        if answer.choice.flagged is not None:
-            lines.append(f"Its measurement is flagged: {answer.choice.flagged}.")
-    elif answer.nearest is not None:
-        lines += [_missed(slack) for slack in answer.nearest.misses]
+    second = runner_up(answer)
+    return (_head(answer), *basis(answer), *([f"Runner-up: {second}"] if second else []), *beside(answer))
+
+
+def basis(answer: Recommendation) -> tuple[str, ...]:
+    """Return what the answer rests on: the constraints, met or missed, and what is as good."""
+    if answer.choice is None:
+        return () if answer.nearest is None else tuple(_missed(slack) for slack in answer.nearest.misses)
+    lines = [_met(slack) for slack in answer.choice.slacks]
+    if answer.ties:
+        lines.append(f"As good: {', '.join(answer.ties)}.")
+    if answer.choice.flagged is not None:
+        lines.append(f"Its measurement is flagged: {answer.choice.flagged}.")
+    return tuple(lines)
+
+
+def beside(answer: Recommendation) -> tuple[str, ...]:
+    """Return what else belongs to the answer: which weights would change it, what did not count and what was left out, and why."""
+    lines = [] if answer.choice is None else _weights(answer)
     lines += [f"{key} was not measured; {instead} stands in." for key, instead in answer.replaced.items()]
     lines += [f"Does not count: {text} ({reason})." for text, reason in answer.dropped.items()]
     if answer.unmet:
@@ -81,16 +89,17 @@ def _missed(slack: Slack) -> str:
     return f"It misses {slack.constraint}: {quantity(slack.key, slack.value)}, {by}."
 
 
-def _runner_up(answer: Recommendation) -> list[str]:
+def runner_up(answer: Recommendation) -> str:
+    """Return the next best and by how much; empty when there is none."""
     second = answer.runner_up
     if second is None:
-        return []
+        return ""
     differences = ", ".join(f"{key} {quantity(key, value, signed=True)}" for key, value in second.differences.items())
     if second.option.distance is not None:
         behind = f"{second.behind:.3f} farther from the ideal point"
     else:
         behind = "behind" if second.relative is None else f"{second.relative:.1%} behind"
-    return [f"Runner-up: {second.option.configuration}, {behind} ({differences})."]
+    return f"{second.option.configuration}, {behind} ({differences})."
 
 
 def _weights(answer: Recommendation) -> list[str]:

@@ -34,6 +34,7 @@ class Recommendation:
         runner_up: the next best and by how much, one sentence; empty when there is none.
         confidence: how sure it is, one sentence; empty when nothing is known about that.
         costs: what the choice means in figures; `costs_of` makes them.
+        beside: what else belongs to the answer, a sentence each: which weights would change it, what did not count.
     """
 
     objective: str
@@ -42,6 +43,7 @@ class Recommendation:
     runner_up: str = ""
     confidence: str = ""
     costs: tuple[Cost, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
