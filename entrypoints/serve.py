@@ -51,8 +51,9 @@ def main(
     from slim.store import registered
 
     host, port = host or "127.0.0.1", port or 8000
-    environment = provenance.probe(interpreter)
     found = registered.find(model, tracking_uri)
+    # The GPUs that it will take, which are those that it was measured on.
+    environment = provenance.probe(interpreter, target.measured_options(found.params).tensor_parallel_size)
     to_serve = target.resolve(found, environment, support.read_machine(), trust_remote_code=trust_remote_code)
     if smoke and not to_serve.answers:
         raise ConfigError(
