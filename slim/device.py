@@ -139,12 +139,12 @@ class NvmlDevice:
         Args:
             seen: value of ``CUDA_VISIBLE_DEVICES``: indices, UUIDs or MIG UUIDs; None reads the environment.
         """
+        nvml = visible.opened()
+        if nvml is None:
+            return None
         try:
-            import pynvml as nvml
-
-            nvml.nvmlInit()
-            handles = visible.handles(nvml, os.environ.get(visible.VISIBLE) if seen is None else seen)
-        except Exception:  # noqa: BLE001 - a missing library, driver or permission all mean: no NVML here
+            handles = visible.handles(nvml, seen)
+        except nvml.NVMLError:
             return None
         return cls(nvml, handles) if handles else None
 

@@ -128,7 +128,7 @@ def probe(interpreter: str | None = None, gpus: int | None = None) -> Environmen
     Raises:
         ConfigError: as `probe_interpreter`.
     """
-    seen = (visible.first(gpus) if gpus is not None else None) or os.environ.get(visible.VISIBLE)
+    seen = None if gpus is None else visible.first(gpus)
     if interpreter:
         return probe_interpreter(interpreter, seen)
     installed = versions()
@@ -210,16 +210,11 @@ def gpu_hardware(seen: str | None = None) -> Hardware | None:
     Args:
         seen: their ``CUDA_VISIBLE_DEVICES``; None is that of this process.
     """
-    try:
-        import pynvml
-    except ImportError:
+    pynvml = visible.opened()
+    if pynvml is None:
         return None
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    try:
-        handles = visible.handles(pynvml, os.environ.get(visible.VISIBLE) if seen is None else seen)
+        handles = visible.handles(pynvml, seen)
         if not handles:
             return None
         names = dict.fromkeys(text_of(pynvml.nvmlDeviceGetName(handle)) for handle in handles)

@@ -8,20 +8,31 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 """The environment variable: indices by bus id, UUIDs or beginnings of them, MIG UUIDs."""
 
 
-def handles(pynvml: Any, visible: str | None) -> list[Any]:
+def opened() -> Any | None:
+    """Return NVML's bindings, initialized; None where a library, driver or permission is missing, which all mean: no NVML here."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # noqa: BLE001 - see above
+        return None
+    return pynvml
+
+
+def handles(pynvml: Any, visible: str | None = None) -> list[Any]:
     """Return what a value of the variable lets through, up to the first entry that is invalid, as CUDA does.
 
     A GPU that is divided by MIG stands for its first instance, which is what CUDA takes of it: the GPU's own memory and power are not
     those of the instance. One that is divided and has no instance is nothing.
 
     Args:
-        pynvml: the module, initialized.
-        visible: the value; None is a variable that is not set.
+        pynvml: from `opened`.
+        visible: the value; None is that of this process.
 
     Raises:
         pynvml.NVMLError: the driver does not answer.
     """
-    return [handle for _, handle in _entries(pynvml, visible)]
+    return [handle for _, handle in _entries(pynvml, os.environ.get(VISIBLE) if visible is None else visible)]
 
 
 def first(count: int) -> str | None:
@@ -33,11 +44,8 @@ def first(count: int) -> str | None:
     Returns:
         None where no more than these are visible, or nothing is known about GPUs: nothing is to be changed then.
     """
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception:  # noqa: BLE001 - a missing library, driver or permission all mean: no NVML here
+    pynvml = opened()
+    if pynvml is None:
         return None
     try:
         entries = [entry for entry, _ in _entries(pynvml, os.environ.get(VISIBLE))]
@@ -54,7 +62,7 @@ def text_of(value: str | bytes) -> str:
 
 
 def _entries(pynvml: Any, visible: str | None) -> list[tuple[str, Any]]:
-    """What is let through: the entry that names it, and its handle."""
+    """What is let through: the entry that names it, and its handle. None is a variable that is not set."""
     count = pynvml.nvmlDeviceGetCount()
     everything = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
     uuids = [text_of(pynvml.nvmlDeviceGetUUID(handle)) for handle in everything]

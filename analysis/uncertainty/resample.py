@@ -22,7 +22,9 @@ def requests(samples: Requests, draws: int, random: np.random.Generator) -> Arra
     """Redraw a latency: with several repeats the repeats first, then the requests within each, both with replacement.
 
     Requests are drawn as blocks of neighbours, the first following the last (D. Politis and J. Romano, A circular block-resampling
-    procedure for stationary data, 1992), since neighbours share the state of host and device; of few requests each by itself. With K repeats the spread between them comes out (K - 1) / K as large as it is, so two repeats show half of it (Davison and
+    procedure for stationary data, 1992), since neighbours share the state of host and device; of few requests each by itself.
+
+    With K repeats the spread between them comes out (K - 1) / K as large as it is, so two repeats show half of it (Davison and
     Hinkley, Bootstrap Methods and their Application, 1997, section 3.8). The same generator gives the same requests for every
     latency of a configuration.
 

@@ -101,10 +101,9 @@ class SweepConfig(Section):
             raise ValueError(
                 f"models names one twice: {', '.join(sorted({m for m, _ in entries if [i for i, _ in entries].count(m) > 1}))}"
             )
-        spread = self.engines.vllm.tensor_parallel_size
-        gpus = self.executor.gpus
+        spread, gpus = self.spread, self.executor.gpus
         # One and none are the same to a CPU.
-        if gpus is not None and max(gpus, 1) < spread and any(e == "vllm" for _, e in pairs):
+        if gpus is not None and max(gpus, 1) < spread:
             raise ValueError(
                 f"executor.gpus {gpus} is below engines.vllm.tensor_parallel_size {spread}; allowed: {spread} or more, or null"
             )
@@ -121,15 +120,19 @@ class SweepConfig(Section):
             if energy is not None and energy.concurrency is not None:
                 least["profile.energy.concurrency"] = energy.concurrency
             for name, value in least.items():
-                if value > at_once and any(e == "vllm" for _, e in pairs):
+                if value > at_once and self.is_on_vllm:
                     raise ValueError(f"{name} {value} is beyond engines.vllm.max_num_seqs {at_once}, so vLLM would never run it")
         return self
 
     @property
+    def is_on_vllm(self) -> bool:
+        """Whether any configuration is served by vLLM."""
+        return any(precisions.serve(p.precision, p.engine)[1] == "vllm" for p in self.precisions)
+
+    @property
     def spread(self) -> int:
         """GPUs that a configuration is measured on: every one of a sweep on as many, so that they can be compared."""
-        on_vllm = any(precisions.serve(p.precision, p.engine)[1] == "vllm" for p in self.precisions)
-        return self.engines.vllm.tensor_parallel_size if on_vllm else 1
+        return self.engines.vllm.tensor_parallel_size if self.is_on_vllm else 1
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], source: str = "sweep") -> Self:

@@ -56,6 +56,11 @@ class Work:
     throttle: tuple[str, ...]
     spans: tuple[Span, ...]
 
+    @property
+    def output_tokens_per_s(self) -> float:
+        """Generated tokens over wall time."""
+        return self.output_tokens / self.wall_s
+
 
 @dataclass(frozen=True)
 class EnergyPass(Work):
@@ -153,14 +158,16 @@ def measure(
                 break
     idle_s = idle.end_s - idle.begin_s
     idle_j = energy_between(idle.counter_begin_j, idle.counter_end_j)
+    idle_w = None if idle_j is None or idle_s == 0 else idle_j / idle_s
     counter_j = energy_between(spans[0].counter_begin_j, spans[-1].counter_end_j)
-    # Both by the same instrument, so that one can be subtracted from the other.
-    is_counted = idle_j is not None and counter_j is not None and idle_s > 0
+    if idle_w is None or counter_j is None:
+        # Both by the same instrument, so that one can be subtracted from the other.
+        idle_w = counter_j = None
     return Work(
         concurrency=concurrency,
-        counter_j=counter_j if is_counted else None,
+        counter_j=counter_j,
         wall_s=wall_s,
-        idle_counter_w=idle_j / idle_s if is_counted and idle_j is not None else None,
+        idle_counter_w=idle_w,
         requests=sum(span.requests for span in spans),
         output_tokens=sum(span.output_tokens for span in spans),
         throttle=device.state().throttle,

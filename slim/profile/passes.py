@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 
 from slim.config import WarmupConfig
@@ -144,9 +145,9 @@ def best(curve: Sequence[CurvePoint]) -> CurvePoint:
 
 
 def measure_point(
-    engine: Engine, requests: Iterator[GenerationRequest], concurrency: int, count: int, min_s: float = 0.0
+    engine: Engine, requests: Iterator[GenerationRequest], concurrency: int, count: int, min_s: float
 ) -> CurvePoint:
-    """Measure one concurrency.
+    """Get ready for one concurrency and measure it.
 
     Args:
         engine: a warm engine.
@@ -155,6 +156,7 @@ def measure_point(
         count: requests that are run; when they took less than ``min_s``, so many more are run as fill that time at their rate.
         min_s: see there.
     """
+    _get_ready(engine, list(itertools.islice(requests, concurrency)), concurrency)
     asked = list(itertools.islice(requests, count))
     done = engine.generate(asked, concurrency)
     wall_s = _wall_s(done)
@@ -215,12 +217,7 @@ def throughput(
     fresh: Iterator[GenerationRequest] = itertools.cycle(requests)
     for index, level in enumerate(levels):
         on_progress(Progress("throughput", index, len(levels), "concurrencies"))
-        count = level * per_concurrency
-
-        def run(level: int = level, count: int = count) -> CurvePoint:
-            _get_ready(engine, list(itertools.islice(fresh, level)), level)
-            return measure_point(engine, fresh, level, count, min_s)
-
+        run = partial(measure_point, engine, fresh, level, level * per_concurrency, min_s)
         point = attempt(run) if curve else run()
         if point is None:
             break

@@ -121,24 +121,11 @@ def measure(
     work = None
     if config.energy is not None and device.power_w() is not None:
         best = config.energy.concurrency or passes.best(curve).concurrency
+        run = partial(energy.measure, engine, device, monitor, config=config.energy, on_progress=on_progress, clock=clock)
         # What fitted once may not fit again and again, when memory is more scattered; then what is below it.
-        for level in (best, *(point.concurrency for point in reversed(curve) if point.concurrency < best)):
-            batch = requests[: level * config.requests_per_concurrency]
-            work = attempt(
-                partial(
-                    energy.measure,
-                    engine,
-                    device,
-                    monitor,
-                    batch,
-                    level,
-                    config=config.energy,
-                    on_progress=on_progress,
-                    clock=clock,
-                )
-            )
-            if work is not None:
-                break
+        levels = (best, *(point.concurrency for point in reversed(curve) if point.concurrency < best))
+        tries = (attempt(partial(run, requests[: n * config.requests_per_concurrency], n)) for n in levels)
+        work = next((done for done in tries if done is not None), None)
     return Raw(warmup, tuple(done), allocation, amortized_s, tuple(curve), found, points, work)
 
 

@@ -123,7 +123,7 @@ def energy_metrics(energy: EnergyPass) -> dict[str, float]:
         "energy/idle_w": energy.idle_w,
         "energy/mean_power_w": energy.gross_j / energy.wall_s,
         "energy/concurrency": energy.concurrency,
-        "throughput/sustained_output_tokens_per_s": energy.output_tokens / energy.wall_s,
+        "throughput/sustained_output_tokens_per_s": energy.output_tokens_per_s,
     }
     if energy.counter_j:
         metrics["energy/counter_ratio"] = energy.sampled_j / energy.counter_j
@@ -177,13 +177,12 @@ def notes(trace: Trace, curve: Sequence[CurvePoint], energy: EnergyPass | None) 
     found = [f"not measured by this device: {', '.join(absent)}"] if absent else []
     if (share := trace.throttled.get(POWER_CAP, 0.0)) > MAX_THROTTLED:
         found.append(f"the power limit held the clock down in {share:.0%} of the readings under work")
-    if energy is not None and energy.counter_j is None:
-        found.append("no energy counter: energy is sampled power alone")
     if energy is None:
         return found
+    if energy.counter_j is None:
+        found.append("no energy counter: energy is sampled power alone")
     here = next((point for point in curve if point.concurrency == energy.concurrency), None)
-    if here is not None and abs(energy.output_tokens / energy.wall_s / here.output_tokens_per_s - 1) > MAX_DEPARTURE:
-        share = energy.output_tokens / energy.wall_s / here.output_tokens_per_s
+    if here is not None and abs((share := energy.output_tokens_per_s / here.output_tokens_per_s) - 1) > MAX_DEPARTURE:
         found.append(f"at concurrency {here.concurrency} the energy pass ran at {share:.0%} of the throughput pass's rate")
     if energy.concurrency != (best := passes.best(curve).concurrency):
         found.append(f"energy was measured at concurrency {energy.concurrency}, the best rate was at {best}")
