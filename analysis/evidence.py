@@ -15,7 +15,6 @@ from analysis import figures, optuna_study, published, report, tables
 from analysis.constraints import Constraint, Limit
 from analysis.labels import label
 from analysis.merging import Merged
-from analysis.protocol import stage_runs
 from analysis.recommend import Recommendation, basis, beside, meaning, runner_up, sentences
 from analysis.study import Study
 from analysis.tables import Align, Table
@@ -325,7 +324,7 @@ def _row(one: Merged) -> dict[str, Any]:
     alone = one.runs[0].metrics
     return {
         "runs": [run.run_id for run in one.runs],
-        "stage_runs": stage_runs(one.run),
+        "stage_runs": one.run.stage_runs,
         "baseline": one.run.tags.get(TAG.BASELINE),
         "validity": one.run.tags.get(TAG.VALIDITY),
         "metrics": {

@@ -46,7 +46,7 @@ def from_runs(runs: Iterable[StoredRun]) -> pd.DataFrame:
             "validity": run.tags.get(TAG.VALIDITY),
             "comparison": run.tags.get(TAG.COMPARISON),
             "comparison_refused": run.tags.get(TAG.COMPARISON_REFUSED),
-            **{VERDICT + tag.removeprefix(TAG.VERDICT): value for tag, value in run.tags.items() if tag.startswith(TAG.VERDICT)},
+            **{VERDICT + task: verdict for task, verdict in run.verdicts.items()},
             **run.metrics,
         }
         for run in runs

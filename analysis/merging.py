@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from analysis.protocol import identity, served, stage_runs, stages
+from analysis.protocol import identity, served, stages
 from slim import aggregate, impact, precisions
 from slim.store import TAG, StoredRun
 
@@ -44,9 +44,9 @@ def merge(runs: Sequence[StoredRun]) -> Merged:
     """
     newest, *older = runs
     repeats, filled, superseded = [newest], [], []
-    has, seen = stages(newest), set(stage_runs(newest).get("profile", ()))
+    has, seen = stages(newest), set(newest.stage_runs.get("profile", ()))
     for run in older:
-        profiles = set(stage_runs(run).get("profile", ()))
+        profiles = set(run.stage_runs.get("profile", ()))
         new = {stage for stage in _PREFIXES if stage in stages(run)} - has
         if new:
             filled.append((run, new))
@@ -69,7 +69,7 @@ def merge(runs: Sequence[StoredRun]) -> Merged:
         reasons.append(run.tags.get(TAG.VALIDITY, ""))
         if "evaluate" in new:
             # A verdict goes with the difference that it is about.
-            metrics |= {k: v for k, v in run.metrics.items() if _is_difference(k)}
+            metrics |= {k: v for k, v in run.metrics.items() if impact.is_difference(k)}
             kept = (TAG.VERDICT, TAG.COMPARISON, TAG.COMPARISON_REFUSED)
             tags = {k: v for k, v in run.tags.items() if k.startswith(kept)} | tags
     taken: dict[str, set[str]] = {run.run_id: {"profile"} for run in repeats} | {run.run_id: new for run, new in filled}
@@ -87,9 +87,9 @@ def merge(runs: Sequence[StoredRun]) -> Merged:
 def _stage_runs(behind: Sequence[StoredRun], taken: Mapping[str, set[str]]) -> dict[str, list[str]]:
     """The stage runs whose results count: the newest run's, and of each other those of the stages that were taken from it."""
     newest, *older = behind
-    together = {stage: list(run_ids) for stage, run_ids in stage_runs(newest).items()}
+    together = {stage: list(run_ids) for stage, run_ids in newest.stage_runs.items()}
     for run in older:
-        for stage, run_ids in stage_runs(run).items():
+        for stage, run_ids in run.stage_runs.items():
             if stage in taken[run.run_id] or stage not in together:
                 own = together.setdefault(stage, [])
                 own += [run_id for run_id in run_ids if run_id not in own]
@@ -121,7 +121,7 @@ def against_baselines(merged: Sequence[Merged], references: Sequence[Merged] = (
             found.append(one)
             continue
         # Differences are of paired items: what the store found against an earlier run of this baseline.
-        kept = {k: v for k, v in run.metrics.items() if not k.startswith("impact/") or _is_difference(k)}
+        kept = {k: v for k, v in run.metrics.items() if not k.startswith("impact/") or impact.is_difference(k)}
         metrics = kept | impact.impact(baseline.run.metrics, run.metrics)
         found.append(replace(one, run=replace(run, metrics=metrics, tags={**run.tags, TAG.BASELINE: baseline.run.run_id})))
     return found
@@ -130,11 +130,6 @@ def against_baselines(merged: Sequence[Merged], references: Sequence[Merged] = (
 def _behind(one: Merged) -> tuple[StoredRun, ...]:
     """All runs of a configuration, those whose results do not count included."""
     return (*one.runs, *(run for run, _ in one.superseded))
-
-
-def _is_difference(key: str) -> bool:
-    """Whether a metric is a difference of paired items, or an end of its interval."""
-    return key.startswith("impact/") and "_difference" in key
 
 
 def _is_same(run: StoredRun, other: StoredRun) -> bool:

@@ -42,19 +42,9 @@ class Part:
     differs: Settings
 
 
-def stage_runs(run: StoredRun) -> Mapping[str, Sequence[str]]:
-    """Return the ids of the stage runs that stand behind a configuration's run, by stage."""
-    return _parsed(run.tags.get(TAG.STAGE_RUNS) or "{}")
-
-
-@lru_cache(maxsize=65536)
-def _parsed(text: str) -> Mapping[str, Sequence[str]]:
-    return {stage: tuple(run_ids) for stage, run_ids in json.loads(text).items()}
-
-
 def stages(run: StoredRun) -> set[str]:
     """Return the stages that stand behind a configuration's run; told by its params where no runs are named."""
-    if found := {stage for stage, run_ids in stage_runs(run).items() if run_ids}:
+    if found := {stage for stage, run_ids in run.stage_runs.items() if run_ids}:
         return found
     return {stage for stage in ("quantize", "profile", "evaluate") if any(key.startswith(f"{stage}.") for key in run.params)}
 

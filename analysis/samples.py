@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.protocol import stage_runs
 from slim import comparison, models
 from slim.aggregate import combine_repeats
 from slim.errors import ComparisonError, NotStoredError
@@ -148,7 +147,7 @@ def read(store: Reader, configuration: StoredRun, behind: Sequence[StoredRun] = 
         StoreError: the store is away; a run or file that is gone is said in `Samples.missing` instead.
     """
     missing: dict[str, str] = {}
-    profiles = stage_runs(configuration).get("profile", ())
+    profiles = configuration.stage_runs.get("profile", ())
     latency: tuple[Mapping[str, Array], ...] = ()
     repeated: tuple[Mapping[str, float], ...] = ()
     try:
@@ -169,7 +168,7 @@ def read(store: Reader, configuration: StoredRun, behind: Sequence[StoredRun] = 
 
 def _repeated(profiles: Sequence[StoredRun], behind: Sequence[StoredRun]) -> tuple[Mapping[str, float], ...]:
     """The metrics of each repeat."""
-    own = [set(stage_runs(run).get("profile", ())) for run in behind]
+    own = [set(run.stage_runs.get("profile", ())) for run in behind]
     groups = [found for ids in own if (found := [run.metrics for run in profiles if run.run_id in ids])]
     if len(groups) < 2:
         return tuple(run.metrics for run in profiles)

@@ -214,7 +214,7 @@ def _frame(merged: Sequence[tuple[int, Merged]]) -> pd.DataFrame:
 
 
 def _profiles(one: Merged) -> int:
-    return len(protocol.stage_runs(one.run).get("profile", ()))
+    return len(one.run.stage_runs.get("profile", ()))
 
 
 def _variants(ones: Sequence[Merged]) -> list[str]:

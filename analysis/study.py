@@ -159,7 +159,8 @@ def make(store: Reader, question: Question | None = None, filters: Filters | Non
         notes.append(
             f"Raw samples of {len(frame)} configurations are not read (at most {_MOST_SAMPLED}): their intervals are redrawn."
         )
-    notes += _loads(_named(frame))
+    named = _named(frame)
+    notes += _loads(named)
     front = sureness = None
     if len(objectives) > 1:
         front = pareto.analyse(frame, objectives)
@@ -170,7 +171,6 @@ def make(store: Reader, question: Question | None = None, filters: Filters | Non
     else:
         notes.append("Fewer than two objectives were measured, so there is no Pareto front.")
     models = sorted(set(frame["model"].dropna()))
-    named = _named(frame)
     each = {model: _recommend(named[frame["model"] == model], selection.references, question, filters) for model in models}
     return Study(
         question=question,

@@ -81,6 +81,11 @@ def impact(baseline: Mapping[str, float], metrics: Mapping[str, float]) -> dict[
     return {name: figure.value for name, figure in relative(baseline, metrics).items()}
 
 
+def is_difference(key: str) -> bool:
+    """Return whether a metric is a difference of paired items, or an end of its interval: it goes with a verdict."""
+    return key.startswith("impact/") and "_difference" in key
+
+
 def accuracies(keys: Iterable[str]) -> list[str]:
     """Return the keys that are accuracies of tasks, groups or means: no standard errors, no ends of intervals."""
     return [key for key in keys if key.startswith("accuracy/") and not key.endswith(("_stderr", "_ci_low", "_ci_high"))]

@@ -5,8 +5,9 @@ import mmap
 import pytest
 
 from slim.device import MIB, CpuDevice
+from slim.engines.fake import VirtualClock
 from slim.meter import Meter
-from tests.profile.test_profile import FakeDevice, VirtualClock
+from tests.profile.profiled import FakeDevice
 
 
 class Steady(FakeDevice):

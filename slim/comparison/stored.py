@@ -102,5 +102,5 @@ def _model(store: Reader, configuration: StoredRun) -> str | None:
 
 def stage_run(configuration: StoredRun, stage: Stage) -> str | None:
     """Return the id of the run of a configuration's stage, the first of several repeats; None without one."""
-    runs = json.loads(configuration.tags.get(TAG.STAGE_RUNS, "{}")).get(stage)
+    runs = configuration.stage_runs.get(stage)
     return runs[0] if runs else None

@@ -129,8 +129,7 @@ def row_of(store: Store, study: str, run_id: str) -> tuple[Row, Row | None]:
 
 
 def _alone(run: StoredRun) -> Row:
-    stage_runs = json.loads(run.tags.get(TAG.STAGE_RUNS, "{}"))
-    return Row((run.run_id,), {stage: tuple(ids) for stage, ids in stage_runs.items()}, run.tags.get(TAG.BASELINE))
+    return Row((run.run_id,), run.stage_runs, run.tags.get(TAG.BASELINE))
 
 
 def _rows(said: Mapping[str, Any]) -> dict[str, Row]:

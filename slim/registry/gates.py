@@ -29,14 +29,7 @@ def doubts(subject: Subject) -> list[str]:
     if run.metrics.get("validity/ok", 1.0) < 1 and not flagged:
         found.append("its measurement did not pass every check")
     # Of every run behind it: a newer evaluation that cannot tell does not take back an older one that could.
-    inferior = sorted(
-        {
-            tag.removeprefix(TAG.VERDICT)
-            for one in (run, *subject.older)
-            for tag, verdict in one.tags.items()
-            if tag.startswith(TAG.VERDICT) and verdict == "inferior"
-        }
-    )
+    inferior = sorted({task for one in (run, *subject.older) for task, verdict in one.verdicts.items() if verdict == "inferior"})
     if inferior:
         found.append(f"it is inferior to its baseline on {', '.join(inferior)}")
     if subject.precision.is_quantized and subject.quantize is not None:

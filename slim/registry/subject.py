@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from slim import precisions
 from slim.config import ModelEntry
 from slim.errors import ConfigError, NotStoredError
+from slim.impact import is_difference
 from slim.precisions import Precision
 from slim.registry.words import Row
 from slim.store import TAG, Store, StoredRun
@@ -55,7 +56,7 @@ class Subject:
     @property
     def verdicts(self) -> dict[str, str]:
         """By task: non-inferior, inferior or undecided against the baseline."""
-        return {t.removeprefix(TAG.VERDICT): v for t, v in sorted(self.run.tags.items()) if t.startswith(TAG.VERDICT)}
+        return dict(sorted(self.run.verdicts.items()))
 
     @property
     def entry(self) -> ModelEntry:
@@ -110,7 +111,7 @@ def _together(row: Row, newest: StoredRun, older: Sequence[StoredRun]) -> Stored
     for run in runs:
         tags |= {key: value for key, value in run.tags.items() if key.startswith((TAG.VERDICT, TAG.COMPARISON))}
         if TAG.COMPARISON in run.tags:
-            metrics |= {k: v for k, v in run.metrics.items() if k.startswith("impact/") and "_difference" in k}
+            metrics |= {key: value for key, value in run.metrics.items() if is_difference(key)}
     tags |= newest.tags
     flags = [row.validity, *(run.tags.get(TAG.VALIDITY) for run in reversed(runs))]
     if any(flags):

@@ -1,7 +1,9 @@
 """What the store holds, as words: kinds of run, tags, and a run as it is read back. No mlflow here."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isnan
 from typing import Final, Literal
 
@@ -79,6 +81,21 @@ class StoredRun:
             object.__setattr__(self, "metrics", known)
 
     @property
+    def stage_runs(self) -> Mapping[str, tuple[str, ...]]:
+        """Ids of the stage runs that stand behind a configuration's run, by stage."""
+        return _stage_runs(self.tags.get(TAG.STAGE_RUNS) or "{}")
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """By task: non-inferior, inferior or undecided against the baseline."""
+        return {tag.removeprefix(TAG.VERDICT): verdict for tag, verdict in self.tags.items() if tag.startswith(TAG.VERDICT)}
+
+    @property
     def duration_s(self) -> float | None:
         """Wall time; None while it runs."""
         return None if self.end_unix_s is None else self.end_unix_s - self.start_unix_s
+
+
+@lru_cache(maxsize=65536)
+def _stage_runs(text: str) -> Mapping[str, tuple[str, ...]]:
+    return {stage: tuple(run_ids) for stage, run_ids in json.loads(text).items()}

@@ -1,6 +1,5 @@
 """Finding what a reference means: a registered version, a checkpoint, or a configuration's run; and what belongs to it."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +61,7 @@ class Registered:
         """
         if self.configuration is None:
             return None
-        stages = json.loads(self.configuration.tags.get(TAG.STAGE_RUNS, "{}"))
-        runs = [self.reader.get(run_id) for stage in STAGES for run_id in stages.get(stage, ())]
+        runs = [self.reader.get(run_id) for stage in STAGES for run_id in self.configuration.stage_runs.get(stage, ())]
         for run in sorted(runs, key=lambda run: -run.start_unix_s):
             try:
                 return self.reader.artifact(run, path, cache)
@@ -164,7 +162,7 @@ def _of_run(reader: Reader, run_id: str) -> Registered:
         raise UserError(f"the store has no run {run_id!r}; {ALLOWED}") from None
     if run.kind != "configuration":
         raise UserError(f"run {run_id} is a {run.kind or 'foreign'} run, not a configuration; {ALLOWED}")
-    quantized = [reader.get(r) for r in json.loads(run.tags.get(TAG.STAGE_RUNS, "{}")).get("quantize", ())]
+    quantized = [reader.get(r) for r in run.stage_runs.get("quantize", ())]
     model_id = next((m for r in quantized for m in r.model_ids), None)
     if model_id is None and run.params.get("method") != "none":
         raise UserError(f"configuration {run.name} (run {run_id}) has no checkpoint: its status is {run.status}")

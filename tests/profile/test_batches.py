@@ -18,7 +18,7 @@ from slim.errors import Reason, StageError
 from slim.profile import batches, passes, profile, sources, workload
 from slim.profile.trace import Monitor, Trace
 from slim.records import ignore_progress
-from tests.profile.test_profile import CONFIG, EXTRA_S, PREFILL_S, STEP_S, TEXT, FakeDevice, engine, measured
+from tests.profile.profiled import CONFIG, EXTRA_S, PREFILL_S, STEP_S, TEXT, FakeDevice, engine, measured
 
 REQUESTS = workload.requests(workload.prompts(TEXT, 64, 20, 1), 5)
 

@@ -16,7 +16,7 @@ from slim.engines.base import Engine
 from slim.errors import ConfigError
 from slim.profile import load, profile, workload
 from slim.records import ignore_progress
-from tests.profile.test_profile import CONFIG, PREFILL_S, SOURCE, STEP_S, TEXT, FakeDevice, engine, measured
+from tests.profile.profiled import CONFIG, PREFILL_S, SOURCE, STEP_S, TEXT, FakeDevice, engine, measured
 
 REQUESTS = workload.requests(workload.prompts(TEXT, 60, 20, 1), 5)
 TTFT_S, SERVICE_S = 20 * PREFILL_S, 20 * PREFILL_S + 4 * STEP_S
