@@ -100,7 +100,7 @@ def answer(store: Store, flagged: bool) -> Any:
 
 
 def test_flagged_measurements_are_left_out_unless_asked_for(store: Store) -> None:
-    with pytest.raises(UserError, match="9 invalid, 4 filtered; flagged measurements can be taken too"):
+    with pytest.raises(UserError, match="4 filtered, 9 invalid; flagged measurements can be taken too"):
         answer(store, flagged=False)
 
 
