@@ -5,8 +5,11 @@
 
 Twelve configurations (four models with random weights x three precisions, quantized, started and profiled) run twice from an empty
 store: one after another on one GPU with the local executor, and with ``executor: ray`` and ``overlap: true`` on all of them, each
-worker on a GPU and cores of its own. Prints wall times, speed-up and efficiency (speed-up a GPU), and how far the figures measured
-side by side are from those measured alone. Target: efficiency 0.9. Exit code 1 when it is missed, 2 when it cannot be run here.
+worker on a GPU and cores of its own. A fifth model goes before both on all GPUs, untimed, so that neither is the first to read
+libraries and to compile kernels on this host. Prints wall times, speed-up and efficiency (speed-up a GPU); where the time went: how
+much of it the GPUs had a stage (with its engine's start), how long the same stages took alone and beside others; and how far the
+figures measured side by side are from those measured alone. Target: efficiency 0.9. Exit code 1 when it is missed, 2 when it cannot
+be run here.
 
 With ``--keep DIRECTORY`` a sweep that has ended there is not run again, so that each may have a command of its own
 (``--only one``, ``--only all``).
@@ -29,6 +32,7 @@ from slim import provenance
 from slim.provenance import ROOT
 
 TARGET = 0.9
+MODELS = 4
 COMPARED = ("latency/ttft_mean_ms", "latency/tpot_mean_ms", "throughput/output_tokens_per_s")
 
 
@@ -67,29 +71,48 @@ def main() -> int:
 
 def compare(arguments: argparse.Namespace, directory: Path, count: int) -> int:
     """Run what has not been run, and say how the two differ."""
+    made = models(arguments, directory)
+    planned = {"warm": (made[MODELS:], count), "one": (made[:MODELS], 1), "all": (made[:MODELS], count)}
     results: dict[str, dict[str, Any]] = {}
-    for name in ("one", "all"):
+    for name, (entries, gpus) in planned.items():
         path = directory / f"{name}.json"
-        if not path.exists() and arguments.only in (None, name):
-            config = sweep(arguments, directory, count if name == "all" else 1)
-            if run(directory, name, config, fake_gpus=(count if name == "all" else 1) if arguments.cpu else 0) != 0:
+        if not path.exists() and (name == "warm" or arguments.only in (None, name)):
+            config = sweep(arguments, directory, entries, gpus)
+            if run(directory, name, config, fake_gpus=gpus if arguments.cpu else 0) != 0:
                 return 2
         if path.exists():
-            results[name] = json.loads(path.read_text(encoding="utf-8"))
-            print(
-                f"{name:4s} {results[name]['hardware']:40s} {results[name]['wall_s']:8.1f} s for {results[name]['configurations']}",
-                flush=True,
-            )
-    if len(results) < 2:
+            found = results[name] = json.loads(path.read_text(encoding="utf-8"))
+            used = f"{gpus} {'fake GPUs' if arguments.cpu else found['hardware'].removeprefix('1x ')}"
+            print(f"{name:4s} {used:40s} {found['wall_s']:8.1f} s for {len(found['metrics'])}", flush=True)
+    if not results.keys() >= {"one", "all"}:
         return 0
-    speedup = results["one"]["wall_s"] / results["all"]["wall_s"]
+    one, many = results["one"], results["all"]
+    speedup = one["wall_s"] / many["wall_s"]
     efficiency = speedup / count
-    print(f"whole process     {results['one']['process_s']:.1f} s and {results['all']['process_s']:.1f} s")
+    print(f"whole process     {one['process_s']:.1f} s and {many['process_s']:.1f} s")
+    print_time(one, 1)
+    print_time(many, count)
+    pairs = [(seconds, many["stages"][key][1]) for key, (_, seconds) in one["stages"].items() if key in many["stages"]]
+    if pairs:
+        alone, beside = (sum(column) for column in zip(*pairs, strict=True))
+        each = statistics.median(100 * (b / a - 1) for a, b in pairs)
+        print(f"{'the same stages':30s} {alone:.1f} s alone, {beside:.1f} s beside others; median {each:+.1f} %")
     for metric in COMPARED:
-        print_difference(metric, results["one"]["metrics"], results["all"]["metrics"])
+        print_difference(metric, one["metrics"], many["metrics"])
     print(f"speed-up          {speedup:.2f} on {count} GPUs")
     print(f"efficiency {efficiency:.3f} a GPU, target at least {TARGET}: {'met' if efficiency >= TARGET else 'missed'}")
     return 0 if efficiency >= TARGET else 1
+
+
+def print_time(result: Mapping[str, Any], gpus: int) -> None:
+    """Print how much of a sweep its GPUs had a stage, and what went before the first and after the last."""
+    spans = list(result["stages"].values())
+    first, last = min(start for start, _ in spans), max(start + seconds for start, seconds in spans)
+    busy = sum(seconds for _, seconds in spans) / (gpus * result["wall_s"])
+    print(
+        f"{f'GPUs with a stage, of {gpus}':30s} {100 * busy:.1f} % of the time; {first:.1f} s before the first,"
+        f" {result['wall_s'] - last:.1f} s after the last of {len(spans)}"
+    )
 
 
 def print_difference(metric: str, one: Mapping[str, Any], many: Mapping[str, Any]) -> None:
@@ -100,8 +123,8 @@ def print_difference(metric: str, one: Mapping[str, Any], many: Mapping[str, Any
         print(f"{metric:30s} beside others: median {statistics.median(changes):+.1f} %, furthest {max(changes, key=abs):+.1f} %")
 
 
-def sweep(arguments: argparse.Namespace, directory: Path, gpus: int) -> dict[str, Any]:
-    """The sweep file on so many GPUs."""
+def sweep(arguments: argparse.Namespace, directory: Path, entries: list[str], gpus: int) -> dict[str, Any]:
+    """The sweep file of these models on so many GPUs."""
     usual = {"vllm": ("bf16", "gptq-int8", "gptq-int4"), "transformers": ("bf16", "bnb-int8", "bnb-nf4")}[arguments.engine]
     chosen = [p.strip() for p in arguments.precisions.split(",") if p.strip()] or usual
     measure, quantize = arguments.measure_python, arguments.quantize_python
@@ -109,7 +132,7 @@ def sweep(arguments: argparse.Namespace, directory: Path, gpus: int) -> dict[str
         measure = quantize = str(install(arguments, directory))
     return {
         "name": "ray-gpus",
-        "models": models(arguments, directory),
+        "models": entries,
         "precisions": [f"{p}@{arguments.engine}" for p in chosen],
         # Rounding random weights well is of no use.
         "quantize": {"calibration": "python-docs", "samples": 16, "max_tokens": 256, "group_size": 64},
@@ -144,12 +167,12 @@ def install(arguments: argparse.Namespace, directory: Path) -> Path:
 
 
 def models(arguments: argparse.Namespace, directory: Path) -> list[str]:
-    """Four models, of a size each."""
+    """`MODELS` models, of a size each, and the one that goes before."""
     if arguments.cpu:
-        paths = [directory / "models" / f"m{number}" for number in range(4)]
+        paths = [directory / "models" / f"m{number}" for number in range(MODELS + 1)]
         return [str(path if path.is_dir() else stand_in.make_model(path.parent, path.name)) for path in paths]
     found = []
-    for number in range(4):
+    for number in range(MODELS + 1):
         path = directory / f"llama-{arguments.layers + number}-layers.json"
         path.write_text(json.dumps(llama(arguments.layers + number)), encoding="utf-8")
         found.append(f"synthetic:{path}")
@@ -198,7 +221,7 @@ def run(directory: Path, name: str, config: Mapping[str, Any], fake_gpus: int) -
     )
     result = directory / f"{name}.json"
     if not result.exists():
-        print(f"the sweep on {'one GPU' if name == 'one' else 'all GPUs'} failed, exit code {done.returncode}")
+        print(f"the sweep '{name}' failed, exit code {done.returncode}")
         return 1
     values = json.loads(result.read_text(encoding="utf-8"))
     result.write_text(json.dumps({**values, "process_s": time.perf_counter() - start}, indent=2), encoding="utf-8")
@@ -210,6 +233,7 @@ def run_child(path: Path) -> int:
     order = json.loads(path.read_text(encoding="utf-8"))
     from slim import api, models
     from slim.config import SweepConfig
+    from slim.store import TAG
 
     config = SweepConfig.parse(order["config"])
     if order["fake_gpus"]:
@@ -228,7 +252,7 @@ def run_child(path: Path) -> int:
         models.materialize(models.resolve(entry))
     result = Path(order["result"])
     database = result.with_name(f"{result.stem}-{int(time.time())}.db")
-    start = time.perf_counter()
+    start, start_unix_s = time.perf_counter(), time.time()
     store, outcome = api.run(
         config, f"sqlite:///{database}", lambda e: e.message and print(f"  {e.configuration} {e.message}", flush=True)
     )
@@ -237,7 +261,13 @@ def run_child(path: Path) -> int:
         return 1
     runs = {r.name: dict(r.metrics) for r in store.configurations(outcome.run_id)}
     label = store.get(outcome.run_id).params["hardware"]
-    values = {"wall_s": wall_s, "hardware": label, "configurations": len(runs), "metrics": runs}
+    stages = {}
+    for kind in ("quantize", "profile"):
+        for stage in store.search(f"tags.`{TAG.KIND}` = '{kind}'"):
+            # A stage's run begins when its engine is open.
+            opening_s = stage.metrics.get("timing/engine_start_s", 0.0)
+            stages[stage.name] = (stage.start_unix_s - start_unix_s - opening_s, (stage.duration_s or 0.0) + opening_s)
+    values = {"wall_s": wall_s, "hardware": label, "metrics": runs, "stages": stages}
     result.write_text(json.dumps(values, indent=2), encoding="utf-8")
     return 0
 

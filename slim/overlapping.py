@@ -130,14 +130,14 @@ class _Work:
             self._executor.withdraw()
 
     def _ready(self) -> Iterator[Turn]:
-        """What can begin now, earlier repeats first."""
+        """What can begin now: earlier repeats first, and quantizing before what is measured, so that the long ends meet."""
         under_way = {id(turn.entry) for turn in self._turns.values()}
         idle = [
             (entry, step)
             for entry in self._entries
             if id(entry) not in under_way and (step := _next(entry, self._repeats, self._executor.apart)) is not None
         ]
-        for entry, step in sorted(idle, key=lambda pair: pair[1].repeat):
+        for entry, step in sorted(idle, key=lambda pair: (pair[1].repeat, not pair[1].quantizes)):
             if self._steps.is_ready(entry, step):
                 yield Turn(entry, step)
 

@@ -29,6 +29,11 @@ class Step:
     stages: tuple[PlannedStage, ...]
 
     @property
+    def quantizes(self) -> bool:
+        """Whether it makes the checkpoint, after which measuring is left to do."""
+        return self.stages[0].stage == "quantize"
+
+    @property
     def evaluates(self) -> bool:
         """Whether accuracy is among what it measures."""
         return any(s.stage == "evaluate" for s in self.stages)
@@ -81,7 +86,7 @@ class Steps:
             StoreError: the checkpoint cannot be fetched.
         """
         planned, stages, runner = entry.planned, list(step.stages), self._runner
-        if stages[0].stage == "quantize":
+        if step.quantizes:
 
             def quantize() -> Results:
                 runner.prepare(planned)

@@ -9,10 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from slim.cluster import connection, leftovers
+from slim.cluster.admission import Admission, rank
 from slim.cluster.nodes import HOST, Needs, Room, needs
 from slim.cluster.task import Arrived, Coming, Ended, Mark, Message, Order, Placed, Reported, work
 from slim.cluster.transfer import Chunk, Receiver, Shelf
@@ -34,6 +36,10 @@ _AHEAD = 8
 
 class _LostError(Exception):
     """The node went away with the work on it."""
+
+
+class _UnplaceableError(Exception):
+    """No node is left that could do the work."""
 
 
 class RayExecutor:
@@ -64,6 +70,7 @@ class RayExecutor:
         hosts = sum(room.resources.get(HOST, 0) > 0 for room in rooms)
         self.lanes = max(1, sum(room.gpus // asked for room in rooms) if asked else hosts)
         self.apart = self._needs.alone and not self._needs.whole
+        self._admission = Admission(self.lanes)
         self._withdrawing, self._stopping = threading.Event(), threading.Event()
         self._sweep = secrets.token_hex(8)
         self._mark = Mark(spool.root / f"shared-{self._sweep}", self._sweep, home())
@@ -175,40 +182,45 @@ class RayExecutor:
         import ray
 
         taking = _Taking(self._spool, on_progress)
-        generator = self._remote(order)
+        look = self._unplaced(order.job)
+        kind = tuple(sorted(self._asked(order.job).items()))
         try:
-            for message in self._messages(generator, order):
-                taking.take(message)
-        except (ray.exceptions.RayError, ValueError) as error:
-            taking.ended = _ended_by(error)
-        finally:
-            if taking.ended is None:
-                ray.cancel(generator, force=True)
-            taking.drop()
+            with self._admission.turn(kind, rank(order.job), look) as placed:
+                generator = self._remote(order)
+                try:
+                    for message in self._messages(generator, look):
+                        if isinstance(message, Placed):
+                            placed()
+                        taking.take(message)
+                except (ray.exceptions.RayError, ValueError) as error:
+                    taking.ended = _ended_by(error)
+                finally:
+                    if taking.ended is None:
+                        ray.cancel(generator, force=True)
+                    taking.drop()
+        except _UnplaceableError as error:
+            return Ended(0.0, Failure(Reason.KILLED, str(error)))
         if taking.ended is None:
             raise _LostError("its messages ended early")
         return taking.ended
 
-    def _messages(self, generator: Any, order: Order) -> Iterator[Message]:
-        """What the node says, until it has said all."""
+    def _messages(self, generator: Any, look: Callable[[], None]) -> Iterator[Message]:
+        """What the node says, until it has said all.
+
+        Args:
+            generator: Ray's.
+            look: called several times a second until the work has a place.
+        """
         import ray
 
         placed = False
-        unplaceable_s = 0.0
-        looked_s = time.monotonic()
         while True:
-            if self._stopping.is_set() or (self._withdrawing.is_set() and not placed):
+            if self._stopping.is_set():
                 raise Withdrawn
+            if not placed:
+                look()
             ready, _ = ray.wait([generator], timeout=_LOOK_S, fetch_local=False)
-            now_s = time.monotonic()
             if not ready:
-                if not placed and now_s - looked_s > 1.0:
-                    unplaceable_s = 0.0 if self._fits(order.job) else unplaceable_s + now_s - looked_s
-                    looked_s = now_s
-                    if unplaceable_s > self._config.executor.timeout_s:
-                        asked = ", ".join(f"{amount:g} {name}" for name, amount in self._asked(order.job).items() if amount)
-                        yield Ended(0.0, Failure(Reason.KILLED, f"no node is left that has {asked or 'room'}"))
-                        return
                 continue
             try:
                 reference = next(generator)
@@ -217,6 +229,28 @@ class RayExecutor:
             message = ray.get(reference)
             placed = placed or isinstance(message, Placed)
             yield message
+
+    def _unplaced(self, job: Job) -> Callable[[], None]:
+        """What is to be called again and again while a job has no place: it raises when it will get none.
+
+        That is `Withdrawn`, or `_UnplaceableError` when for too long no node was there that could do it.
+        """
+        unplaceable_s, looked_s = 0.0, time.monotonic()
+
+        def look() -> None:
+            nonlocal unplaceable_s, looked_s
+            if self._stopping.is_set() or self._withdrawing.is_set():
+                raise Withdrawn
+            passed_s = time.monotonic() - looked_s
+            if passed_s <= 1.0:
+                return
+            looked_s += passed_s
+            unplaceable_s = 0.0 if self._fits(job) else unplaceable_s + passed_s
+            if unplaceable_s > self._config.executor.timeout_s:
+                asked = ", ".join(f"{amount:g} {name}" for name, amount in self._asked(job).items() if amount)
+                raise _UnplaceableError(f"no node is left that has {asked or 'room'}")
+
+        return look
 
     def _asked(self, job: Job) -> dict[str, float]:
         """Ray's resources for a job, by Ray's names."""
@@ -251,9 +285,15 @@ class RayExecutor:
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(own, soft=False)
             here = next(n for n in ray.nodes() if n["NodeID"] == own)["Resources"]
             asked = {name: amount for name, amount in asked.items() if here.get(name, 0) >= amount}
+        return self._task.options(num_cpus=cpus, num_gpus=gpus, resources=asked or None, **options).remote(order, self._shelf)
+
+    @cached_property
+    def _task(self) -> Any:
+        """What Ray runs: one function for all work, which it then starts in order and without looking for a process anew."""
+        import ray
+
         # Ray's processes are used again: they hold nothing of the device, and to start one takes seconds.
-        task = ray.remote(num_returns="streaming", max_calls=0, max_retries=0, _generator_backpressure_num_objects=_AHEAD)(_task)
-        return task.options(num_cpus=cpus, num_gpus=gpus, resources=asked or None, **options).remote(order, self._shelf)
+        return ray.remote(num_returns="streaming", max_calls=0, max_retries=0, _generator_backpressure_num_objects=_AHEAD)(_task)
 
     def _put_out(self, job: Job) -> tuple[Any, ...]:
         """The files that a job names, for nodes that do not see this disk; none where all nodes are this machine."""

@@ -161,6 +161,12 @@ def test_one_is_quantized_while_another_is_measured() -> None:
     assert set(executor.begun[:2]) == {"base profile", "other quantize"}
 
 
+def test_quantizing_goes_before_what_can_be_measured_already() -> None:
+    executor = Executor(lanes=1)
+    run([entry("base", "p", repeats=2), entry("other", "qp", repeats=2), entry("third", "qp", repeats=2)], executor, repeats=2)
+    assert executor.begun[:2] == ["other quantize", "third quantize"]
+
+
 def test_an_evaluation_waits_for_its_baseline_and_profiling_apart_does_not() -> None:
     executor = Executor(lanes=4, apart=True)
     run([entry("base", "pe"), entry("other", "pe", reference="base")], executor)
