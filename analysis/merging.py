@@ -106,7 +106,7 @@ def against_baselines(merged: Sequence[Merged], references: Sequence[Merged] = (
         merged: configurations.
         references: baselines that are not to be among them, each compared with only where its configuration is not.
     """
-    shown = {identity(one.run): one for one in merged}
+    shown = {identity(one.run): one for one in merged} if references else {}
     every = [*merged, *(shown.get(identity(one.run), one) for one in references)]
     baselines: dict[tuple[tuple[str, str], ...], Merged] = {}
     for name in reversed(precisions.BASELINES):

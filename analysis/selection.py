@@ -149,14 +149,11 @@ def _by_identity(runs: Iterable[StoredRun]) -> list[list[StoredRun]]:
 def _references(part: protocol.Part, spare: Iterable[StoredRun], passes: Conditions, ignore: Iterable[str]) -> list[Merged]:
     """What may be the baseline of a part's configurations among the runs that are left out; flagged ones only where there is no other."""
     named = {run.tags.get(TAG.BASELINE) for run in part.runs}
-    served = {protocol.served(run) for run in part.runs}
-    possible = [
-        run
-        for run in spare
-        if run.run_id in named or (run.params.get("precision") in precisions.BASELINES and protocol.served(run) in served)
-    ]
+    possible = [run for run in spare if run.run_id in named or run.params.get("precision") in precisions.BASELINES]
     if not possible:
         return []
+    served = {protocol.served(run) for run in part.runs}
+    possible = [run for run in possible if run.run_id in named or protocol.served(run) in served]
     found = []
     for same in _by_identity(protocol.comparable(part, possible, ignore)):
         sound = [run for run in same if passes.unflagged(run) is None]

@@ -4,7 +4,10 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
+
+import numpy as np
+import numpy.typing as npt
 
 from slim.metrics import find
 from slim.store import SCHEMA, TAG, StoredRun
@@ -62,6 +65,10 @@ def _names_runs(text: str) -> bool:
 
 
 def _metrics(metrics: Mapping[str, float]) -> str | None:
+    least_of_all, most_of_all = _bounds_of(tuple(metrics))
+    values = np.fromiter(metrics.values(), float, len(metrics))
+    if ((least_of_all <= values) & (values <= most_of_all)).all():
+        return None
     for key, value in metrics.items():
         least, most = _bounds(key)
         if least <= value <= most:
@@ -70,6 +77,13 @@ def _metrics(metrics: Mapping[str, float]) -> str | None:
             return f"{key} is infinite"
         return f"{key} is {value:g}, no fraction" if most == 1 else f"{key} is {value:g}, below 0"
     return None
+
+
+@lru_cache(maxsize=256)
+def _bounds_of(keys: tuple[str, ...]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """`_bounds` of many, which the configurations of a sweep have alike."""
+    least, most = np.array([_bounds(key) for key in keys]).reshape(-1, 2).T
+    return least, most
 
 
 @cache

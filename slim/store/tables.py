@@ -12,6 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,21 +147,23 @@ class _Tables(ABC):
         params, metrics = self._values("params", few), self._values("latest_metrics", few)
         runs = []
         for run_id, name, status, started, ended, artifact_uri in heads:
-            is_new = run_id in new
-            run = StoredRun(
-                run_id=run_id,
-                kind=tags[run_id][TAG.KIND],
-                name=name or "",
-                status=status,
-                params=params.get(run_id, {}) if is_new else old[run_id].params,
-                metrics=metrics.get(run_id, {}) if is_new else old[run_id].metrics,
-                tags=tags[run_id],
-                start_unix_s=(started or 0) / 1000,
-                end_unix_s=ended / 1000 if ended else None,
-                model_ids=tuple(models.get(run_id, ())),
-                artifact_uri=artifact_uri,
-            )
-            runs.append(run if is_new or run != old[run_id] else old[run_id])
+            of_run: dict[str, Any] = {
+                "kind": tags[run_id][TAG.KIND],
+                "name": name or "",
+                "status": status,
+                "tags": tags[run_id],
+                "start_unix_s": (started or 0) / 1000,
+                "end_unix_s": ended / 1000 if ended else None,
+                "model_ids": tuple(models.get(run_id, ())),
+                "artifact_uri": artifact_uri,
+            }
+            if run_id in new:
+                run = StoredRun(run_id=run_id, params=params.get(run_id, {}), metrics=metrics.get(run_id, {}), **of_run)
+            elif any(getattr(old[run_id], field) != value for field, value in of_run.items()):
+                run = replace(old[run_id], **of_run)
+            else:
+                run = old[run_id]
+            runs.append(run)
         return Snapshot(newest_first(runs), state, mark)
 
     def rows(self, query: str, parameters: Sequence[Any] = ()) -> Any:
