@@ -65,18 +65,15 @@ def _names_runs(text: str) -> bool:
 
 
 def _metrics(metrics: Mapping[str, float]) -> str | None:
-    least_of_all, most_of_all = _bounds_of(tuple(metrics))
+    least, most = _bounds_of(tuple(metrics))
     values = np.fromiter(metrics.values(), float, len(metrics))
-    if ((least_of_all <= values) & (values <= most_of_all)).all():
+    wrong = np.flatnonzero(~((least <= values) & (values <= most)))
+    if not wrong.size:
         return None
-    for key, value in metrics.items():
-        least, most = _bounds(key)
-        if least <= value <= most:
-            continue
-        if abs(value) > _INFINITE:
-            return f"{key} is infinite"
-        return f"{key} is {value:g}, no fraction" if most == 1 else f"{key} is {value:g}, below 0"
-    return None
+    key, value = list(metrics.items())[wrong[0]]
+    if abs(value) > _INFINITE:
+        return f"{key} is infinite"
+    return f"{key} is {value:g}, no fraction" if most[wrong[0]] == 1 else f"{key} is {value:g}, below 0"
 
 
 @lru_cache(maxsize=256)

@@ -16,8 +16,9 @@ from typing import Any
 from slim.cluster import connection, leftovers
 from slim.cluster.admission import Admission, rank
 from slim.cluster.nodes import HOST, Needs, Room, needs
-from slim.cluster.task import Arrived, Coming, Ended, Mark, Message, Order, Placed, Reported, work
-from slim.cluster.transfer import Chunk, Receiver, Shelf
+from slim.cluster.taking import LostError, Taking, ended_by
+from slim.cluster.task import Ended, Mark, Message, Order, Placed, work
+from slim.cluster.transfer import Shelf
 from slim.config import SweepConfig
 from slim.errors import Reason, StageError
 from slim.executor import Outcome, result_of
@@ -32,10 +33,6 @@ _CLEAR_S = 10.0
 """That nodes may take to remove what a sweep left on them."""
 _AHEAD = 8
 """Messages that a node may be ahead of what was read: so many chunks lie in memory at most."""
-
-
-class _LostError(Exception):
-    """The node went away with the work on it."""
 
 
 class _UnplaceableError(Exception):
@@ -148,7 +145,7 @@ class RayExecutor:
             try:
                 ended = self._attempt(order, on_progress)
                 break
-            except _LostError as error:
+            except LostError as error:
                 lost += 1
                 what = job.orders[0].stage if job.orders else "prepare"
                 if lost > self._config.executor.retries:
@@ -176,12 +173,12 @@ class RayExecutor:
         """Have the order done once.
 
         Raises:
-            _LostError: the node went away.
+            LostError: the node went away.
             Withdrawn: the sweep ends.
         """
         import ray
 
-        taking = _Taking(self._spool, on_progress)
+        taking = Taking(self._spool, on_progress)
         look = self._unplaced(order.job)
         kind = tuple(sorted(self._asked(order.job).items()))
         try:
@@ -193,7 +190,7 @@ class RayExecutor:
                             placed()
                         taking.take(message)
                 except (ray.exceptions.RayError, ValueError) as error:
-                    taking.ended = _ended_by(error)
+                    taking.ended = ended_by(error)
                 finally:
                     if taking.ended is None:
                         ray.cancel(generator, force=True)
@@ -201,7 +198,7 @@ class RayExecutor:
         except _UnplaceableError as error:
             return Ended(0.0, Failure(Reason.KILLED, str(error)))
         if taking.ended is None:
-            raise _LostError("its messages ended early")
+            raise LostError("its messages ended early")
         return taking.ended
 
     def _messages(self, generator: Any, look: Callable[[], None]) -> Iterator[Message]:
@@ -318,69 +315,6 @@ class RayExecutor:
         return any(n["NodeManagerHostname"] != socket.gethostname() for n in ray.nodes())
 
 
-class _Taking:
-    """Takes what a node says.
-
-    Attributes:
-        ended: how the work ended; None before it has.
-    """
-
-    def __init__(self, spool: Spool, on_progress: Callable[[str, Progress], None]) -> None:
-        self._spool = spool
-        self._on_progress = on_progress
-        self._arriving: Receiver | None = None
-        self.ended: Ended | None = None
-
-    def take(self, message: Message) -> None:
-        """Take a message.
-
-        Raises:
-            ValueError: files came short.
-        """
-        match message:
-            case Reported(stage, progress):
-                self._on_progress(stage, progress)
-            case Coming(key, sizes):
-                self._arriving = Receiver(self._spool, key, sizes)
-            case Chunk() if self._arriving is not None:
-                self._arriving.take(message)
-            case Arrived() if self._arriving is not None:
-                self._arriving.finish()
-            case Ended():
-                self.ended = message
-            case _:
-                pass
-
-    def drop(self) -> None:
-        """Remove what came of a result without the rest."""
-        if self._arriving is not None:
-            self._arriving.drop()
-
-
-def _ended_by(error: Exception) -> Ended:
-    """How work ended of which Ray says that it failed.
-
-    Raises:
-        _LostError: it did not fail, its node is gone.
-        Withdrawn: it was taken back.
-    """
-    from ray import exceptions as wrong
-
-    match error:
-        case wrong.TaskCancelledError():
-            raise Withdrawn from error
-        case wrong.OutOfMemoryError():
-            failure = Failure(Reason.OUT_OF_MEMORY, f"Ray stopped the work, since the node ran out of memory: {_line(error)}")
-        case wrong.RayTaskError():
-            failure = Failure(Reason.INTERNAL, _line(error))
-        case wrong.RuntimeEnvSetupError():
-            failure = Failure(Reason.INTERNAL, f"the project could not be brought to a node: {_line(error)}")
-        case _:
-            # The node, Ray's process on it, or what it had sent.
-            raise _LostError(_line(error)) from error
-    return Ended(0.0, failure)
-
-
 def _task(order: Order, shelf: Any) -> Iterator[Message]:
     """Run on a node."""
     import ray
@@ -395,8 +329,3 @@ def _task(order: Order, shelf: Any) -> Iterator[Message]:
         return bytes(ray.get(shelf.read.remote(path, name, offset)))
 
     yield from work(order, gpu_ids, gpus_of_host, read)
-
-
-def _line(error: Exception) -> str:
-    """What Ray says, in one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
